@@ -1,0 +1,1 @@
+//! Durable streams: append, consumers with cursors, windows of acknowledgements.

@@ -1,0 +1,19 @@
+//! What Pillion's building blocks are made of.
+//!
+//! One file per kind of component says what any such component promises and lists those there
+//! are ([`state`], [`pubsub`], [`secrets`]); the folder of the same name holds one file per
+//! technology. Under them stand [`journal`], durable streams with cursors, and [`storage`], the
+//! log with a tree behind it. Nothing here knows an app or a protocol.
+
+pub mod context;
+pub mod env;
+pub mod error;
+pub mod journal;
+pub mod options;
+pub mod pubsub;
+pub mod secrets;
+pub mod state;
+pub mod storage;
+pub mod topic;
+
+pub use error::{Error, Kind, Result};
