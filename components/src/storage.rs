@@ -240,6 +240,11 @@ impl Storage {
     pub fn open(_options: StorageOptions) -> Result<Self> {
         unimplemented!()
     }
+    /// A storage without a disk: the same laws as far as they do not speak of crashes. What it
+    /// holds is bounded by `quota_bytes`. For `state.in-memory`, `pubsub.in-memory` and tests.
+    pub fn memory(_clock: Clock, _quota_bytes: u64) -> Self {
+        unimplemented!()
+    }
     /// The table of this name, made if it is new.
     pub fn table(&self, _name: &str) -> Result<Table> {
         unimplemented!()

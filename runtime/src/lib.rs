@@ -1,1 +1,23 @@
-//! x
+//! Pillion: the building blocks of a distributed application for every app on a gateway.
+//!
+//! A request comes in at a door ([`api`]), which decodes it and calls a building block
+//! ([`blocks`]); the block checks, applies scopes and limits, calls a component and records what
+//! happened. [`broker`] holds MQTT's rules without I/O. Beside the blocks stand [`deliver`], which
+//! feeds subscriptions to apps, and [`link`], which carries topics to and from the cloud.
+//! [`resources`] turns files into a checked plan, and [`daemon`] builds the process from it.
+
+pub mod api;
+pub mod app;
+pub mod blocks;
+pub mod body;
+pub mod broker;
+pub mod cli;
+pub mod daemon;
+pub mod deliver;
+pub mod drain;
+pub mod error;
+pub mod link;
+pub mod observe;
+pub mod resources;
+
+pub use error::{Error, Result};

@@ -1,1 +1,3 @@
-fn main(){}
+//! The `pillion` binary.
+
+fn main() {}

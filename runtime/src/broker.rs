@@ -1,0 +1,1 @@
+//! MQTT's rules without I/O.

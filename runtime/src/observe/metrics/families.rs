@@ -1,0 +1,163 @@
+//! The families of metrics there are. Names and labels that Dapr has are Dapr's.
+
+use super::{Counter, Family, Gauge, Histogram};
+
+/// Requests answered by the HTTP door.
+pub static HTTP_SERVER_REQUESTS: Family<Counter> = Family::new(
+    "dapr_http_server_request_count",
+    "Requests answered by the HTTP API",
+    &["app_id", "method", "path", "status"],
+);
+
+/// How long the HTTP door took.
+pub static HTTP_SERVER_LATENCY: Family<Histogram> = Family::new(
+    "dapr_http_server_latency",
+    "Time to the answer's head in milliseconds",
+    &["app_id", "method", "path", "status"],
+);
+
+/// Calls answered by an app.
+pub static HTTP_CLIENT_COMPLETED: Family<Counter> = Family::new(
+    "dapr_http_client_completed_count",
+    "Calls answered by the app",
+    &["app_id", "method", "path", "status"],
+);
+
+/// How long an app took.
+pub static HTTP_CLIENT_LATENCY: Family<Histogram> = Family::new(
+    "dapr_http_client_roundtrip_latency",
+    "Time to the app's answer in milliseconds",
+    &["app_id", "method", "path", "status"],
+);
+
+/// Calls to state stores.
+pub static STATE_COUNT: Family<Counter> = Family::new(
+    "dapr_component_state_count",
+    "Calls to state stores",
+    &["app_id", "component", "namespace", "operation", "success"],
+);
+
+/// How long state stores took.
+pub static STATE_LATENCY: Family<Histogram> = Family::new(
+    "dapr_component_state_latencies",
+    "Time of a call to a state store in milliseconds",
+    &["app_id", "component", "namespace", "operation", "success"],
+);
+
+/// Calls to secret stores.
+pub static SECRET_COUNT: Family<Counter> = Family::new(
+    "dapr_component_secret_count",
+    "Calls to secret stores",
+    &["app_id", "component", "namespace", "operation", "success"],
+);
+
+/// How long secret stores took.
+pub static SECRET_LATENCY: Family<Histogram> = Family::new(
+    "dapr_component_secret_latencies",
+    "Time of a call to a secret store in milliseconds",
+    &["app_id", "component", "namespace", "operation", "success"],
+);
+
+/// Messages published.
+pub static PUBSUB_EGRESS_COUNT: Family<Counter> = Family::new(
+    "dapr_component_pubsub_egress_count",
+    "Messages published",
+    &["app_id", "component", "namespace", "success", "topic"],
+);
+
+/// How long publishing took.
+pub static PUBSUB_EGRESS_LATENCY: Family<Histogram> = Family::new(
+    "dapr_component_pubsub_egress_latencies",
+    "Time of a publish in milliseconds",
+    &["app_id", "component", "namespace", "success", "topic"],
+);
+
+/// Messages delivered to apps.
+pub static PUBSUB_INGRESS_COUNT: Family<Counter> = Family::new(
+    "dapr_component_pubsub_ingress_count",
+    "Messages delivered to apps",
+    &["app_id", "component", "namespace", "process_status", "status", "topic"],
+);
+
+/// How long apps took with a message.
+pub static PUBSUB_INGRESS_LATENCY: Family<Histogram> = Family::new(
+    "dapr_component_pubsub_ingress_latencies",
+    "Time an app took with a message in milliseconds",
+    &["app_id", "component", "namespace", "process_status", "status", "topic"],
+);
+
+/// Calls sent to an app by service invocation.
+pub static INVOKE_SENT: Family<Counter> = Family::new(
+    "dapr_runtime_service_invocation_req_sent_total",
+    "Calls sent by service invocation",
+    &["app_id", "dst_app_id", "type"],
+);
+
+/// Calls received by service invocation.
+pub static INVOKE_RECEIVED: Family<Counter> = Family::new(
+    "dapr_runtime_service_invocation_req_recv_total",
+    "Calls received by service invocation",
+    &["app_id", "src_app_id"],
+);
+
+/// Components opened.
+pub static COMPONENT_LOADED: Family<Counter> =
+    Family::new("dapr_runtime_component_loaded", "Components loaded", &["app_id"]);
+
+/// MQTT clients connected.
+pub static MQTT_CONNECTIONS: Family<Gauge> =
+    Family::new("pillion_mqtt_connections", "MQTT clients connected", &["listener"]);
+
+/// MQTT packets received and sent.
+pub static MQTT_PACKETS: Family<Counter> =
+    Family::new("pillion_mqtt_packets_total", "MQTT packets", &["direction", "type"]);
+
+/// Messages that a link moved.
+pub static LINK_MESSAGES: Family<Counter> = Family::new(
+    "pillion_link_messages_total",
+    "Messages acknowledged by the other side of a link",
+    &["direction", "link"],
+);
+
+/// Whether a link's other side can be reached.
+pub static LINK_CONNECTED: Family<Gauge> =
+    Family::new("pillion_link_connected", "1 while the link's remote can be reached", &["link"]);
+
+/// Messages dropped by a named limit.
+pub static QUEUE_DROPPED: Family<Counter> = Family::new(
+    "pillion_queue_dropped_total",
+    "Messages dropped from a queue by a named limit",
+    &["component", "consumer", "reason"],
+);
+
+/// Messages waiting in a queue.
+pub static QUEUE_BACKLOG: Family<Gauge> = Family::new(
+    "pillion_queue_messages",
+    "Messages waiting in a queue",
+    &["component", "consumer"],
+);
+
+/// Appends every family to `out`.
+pub fn write_all(out: &mut String) {
+    HTTP_SERVER_REQUESTS.write(out);
+    HTTP_SERVER_LATENCY.write(out);
+    HTTP_CLIENT_COMPLETED.write(out);
+    HTTP_CLIENT_LATENCY.write(out);
+    STATE_COUNT.write(out);
+    STATE_LATENCY.write(out);
+    SECRET_COUNT.write(out);
+    SECRET_LATENCY.write(out);
+    PUBSUB_EGRESS_COUNT.write(out);
+    PUBSUB_EGRESS_LATENCY.write(out);
+    PUBSUB_INGRESS_COUNT.write(out);
+    PUBSUB_INGRESS_LATENCY.write(out);
+    INVOKE_SENT.write(out);
+    INVOKE_RECEIVED.write(out);
+    COMPONENT_LOADED.write(out);
+    MQTT_CONNECTIONS.write(out);
+    MQTT_PACKETS.write(out);
+    LINK_MESSAGES.write(out);
+    LINK_CONNECTED.write(out);
+    QUEUE_DROPPED.write(out);
+    QUEUE_BACKLOG.write(out);
+}
