@@ -19,16 +19,27 @@
 //! Storage is driven from one event loop. Two threads belong to it: one writes and syncs the log,
 //! one writes checkpoints and answers range reads.
 
+mod backlog;
+mod batch;
+mod engine;
+mod keys;
+mod stream;
+
+pub use batch::{Batch, Commit, Committed, Expect, Put};
+pub use engine::KEY_BYTES_MAX;
+
 use crate::env::Clock;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::pubsub::{Message, QueueLimits};
 use crate::topic::Filter;
 use bytes::Bytes;
-use std::future::Future;
+use engine::Engine;
+use keys::{Bulk, Stored};
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use stream::Kept;
+use tokio::sync::Notify;
 
 /// Settings of a data directory. The defaults suit a gateway with 128 MB of RAM.
 #[derive(Debug, Clone)]
@@ -60,17 +71,6 @@ pub enum Durability {
     Durable,
     /// At once.
     Eventual,
-}
-
-/// What must hold of a key for a write to happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
-    /// Nothing.
-    Any,
-    /// There is no value, or it has expired.
-    Absent,
-    /// The value has this ETag.
-    Etag(u64),
 }
 
 /// A named set of keys. Copy it freely.
@@ -128,81 +128,6 @@ pub struct Consumer {
     pub seen_ms: u64,
 }
 
-/// Changes that take effect together.
-#[derive(Debug, Default)]
-pub struct Batch {
-    #[expect(dead_code)]
-    operations: Vec<()>,
-}
-
-impl Batch {
-    /// An empty batch.
-    pub fn new() -> Self {
-        Self::default()
-    }
-    /// Writes a value. `ttl_ms` counts from the commit.
-    pub fn put(&mut self, _table: Table, _key: &[u8], _put: Put<'_>, _expect: Expect) {
-        unimplemented!()
-    }
-    /// Removes a key.
-    pub fn delete(&mut self, _table: Table, _key: &[u8], _expect: Expect) {
-        unimplemented!()
-    }
-    /// Appends a record.
-    pub fn append(&mut self, _stream: Stream, _message: Arc<Message>) {
-        unimplemented!()
-    }
-    /// Creates or replaces a consumer.
-    pub fn set_consumer(&mut self, _stream: Stream, _consumer: &Consumer) {
-        unimplemented!()
-    }
-    /// Moves a consumer: smaller in the log than replacing it.
-    pub fn move_consumer(
-        &mut self,
-        _stream: Stream,
-        _name: &str,
-        _cursor: u64,
-        _acknowledged: &[u64],
-    ) {
-        unimplemented!()
-    }
-    /// Forgets a consumer.
-    pub fn remove_consumer(&mut self, _stream: Stream, _name: &str) {
-        unimplemented!()
-    }
-}
-
-/// What [`Batch::put`] writes.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Put<'a> {
-    /// The bytes; copied.
-    pub value: &'a [u8],
-    /// Time to live in milliseconds.
-    pub ttl_ms: Option<u64>,
-    /// Content type to keep with it.
-    pub content_type: Option<&'a str>,
-}
-
-/// What a commit was given.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Committed {
-    /// ETag of the first put; the next ones follow it by ones.
-    pub first_etag: u64,
-    /// Position of the first append; the next ones follow it by ones per stream.
-    pub first_position: u64,
-}
-
-/// A batch on its way to the disk. Dropping it does not take the batch back.
-#[derive(Debug)]
-pub struct Commit(());
-
-impl Future for Commit {
-    type Output = Result<Committed>;
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
-        unimplemented!()
-    }
-}
-
 /// Told of records of one stream, in order of position, on the event loop, as they become visible:
 /// durable ones after their sync, eventual ones after everything queued before them.
 pub type OnVisible = Box<dyn Fn(&[Record]) + Send + Sync>;
@@ -230,7 +155,16 @@ pub struct Status {
 
 /// A handle on an open data directory. Cheap to clone.
 #[derive(Clone)]
-pub struct Storage {}
+pub struct Storage {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Mutex<Engine>,
+    /// Listeners have something to be told.
+    told: Arc<Notify>,
+    teller: AtomicBool,
+}
 
 impl Storage {
     /// Opens or creates a data directory, recovers what a crash left, starts the two threads.
@@ -238,73 +172,209 @@ impl Storage {
     ///
     /// Errors: `Unavailable` with the holder's pid when another process has the directory.
     pub fn open(_options: StorageOptions) -> Result<Self> {
-        unimplemented!()
+        Err(Error::new(Kind::Unsupported, "storage on disk is not there yet"))
     }
+
     /// A storage without a disk: the same laws as far as they do not speak of crashes. What it
     /// holds is bounded by `quota_bytes`. For `state.in-memory`, `pubsub.in-memory` and tests.
-    pub fn memory(_clock: Clock, _quota_bytes: u64) -> Self {
-        unimplemented!()
+    pub fn memory(clock: Clock, quota_bytes: u64) -> Self {
+        let shared = Shared {
+            engine: Mutex::new(Engine::memory(clock, quota_bytes)),
+            told: Arc::new(Notify::new()),
+            teller: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared) }
     }
+
     /// The table of this name, made if it is new.
-    pub fn table(&self, _name: &str) -> Result<Table> {
-        unimplemented!()
+    pub fn table(&self, name: &str) -> Result<Table> {
+        self.shared.engine().table(name)
     }
+
     /// The stream of this name, made if it is new.
-    pub fn stream(&self, _name: &str) -> Result<Stream> {
-        unimplemented!()
+    pub fn stream(&self, name: &str) -> Result<Stream> {
+        self.shared.engine().stream(name)
     }
+
     /// Checks every condition of the batch now and queues it. Errors at once: `Conflict`, `Full`,
     /// `TooLarge`, `Overloaded`, `Unavailable`.
-    pub fn commit(&self, _batch: Batch, _durability: Durability) -> Result<Commit> {
-        unimplemented!()
+    pub fn commit(&self, batch: Batch, durability: Durability) -> Result<Commit> {
+        let mut engine = self.shared.engine();
+        let commit = engine.commit(batch, durability)?;
+        let told = engine.has_events();
+        drop(engine);
+        if told {
+            self.shared.told.notify_one();
+        }
+        Ok(commit)
     }
+
     /// The visible value of a key: index, log, tree. On the event loop.
-    pub fn get(&self, _table: Table, _key: &[u8]) -> Result<Option<Entry>> {
-        unimplemented!()
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Entry>> {
+        let engine = self.shared.engine();
+        let Some(Some(stored)) = engine.visible(table, key)? else { return Ok(None) };
+        if stored.expires_ms <= engine.clock.now_ms() {
+            return Ok(None);
+        }
+        match &stored.bulk {
+            Bulk::Inline(value) => Ok(Some(stored.entry(value.clone()))),
+            Bulk::Log(_) => Err(Error::new(Kind::Internal, "a place in the log without a log")),
+        }
     }
+
     /// Keys and values after `after` that begin with `prefix`, at most so many and so large
-    /// together; on the checkpoint thread.
+    /// together (but at least one); on the checkpoint thread.
     pub async fn scan(
         &self,
-        _table: Table,
-        _prefix: &[u8],
-        _after: Option<&[u8]>,
-        _entries_max: usize,
-        _bytes_max: usize,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        entries_max: usize,
+        bytes_max: usize,
     ) -> Result<Vec<(Bytes, Entry)>> {
-        unimplemented!()
+        let engine = self.shared.engine();
+        let now_ms = engine.clock.now_ms();
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        let mut after = after.map(Bytes::copy_from_slice);
+        while found.len() < entries_max {
+            let slots = engine.range(table, prefix, after.as_deref(), entries_max - found.len())?;
+            let Some((last, _)) = slots.last() else { break };
+            after = Some(last.clone());
+            for (key, slot) in slots {
+                let Some(Stored { expires_ms, bulk: Bulk::Inline(value), .. }) = &slot else {
+                    continue;
+                };
+                if *expires_ms <= now_ms {
+                    continue;
+                }
+                bytes += key.len() + value.len();
+                if bytes > bytes_max && !found.is_empty() {
+                    return Ok(found);
+                }
+                if let Some(stored) = &slot {
+                    found.push((key, stored.entry(value.clone())));
+                }
+            }
+        }
+        Ok(found)
     }
-    /// Consumers of a stream.
-    pub fn consumers(&self, _stream: Stream) -> Vec<Consumer> {
-        unimplemented!()
+
+    /// Consumers of a stream, by name.
+    pub fn consumers(&self, stream: Stream) -> Vec<Consumer> {
+        let engine = self.shared.engine();
+        let Ok(state) = engine.stream_state(stream) else { return Vec::new() };
+        state.followers.by_name.values().map(|follower| follower.consumer.clone()).collect()
     }
+
+    /// Messages and bytes that wait for a consumer; `None` if there is none of this name.
+    pub fn backlog(&self, stream: Stream, name: &str) -> Option<(u64, u64)> {
+        let engine = self.shared.engine();
+        let follower = engine.stream_state(stream).ok()?.followers.by_name.get(name)?;
+        Some((follower.backlog.records(), follower.backlog.bytes()))
+    }
+
     /// Position of the last visible record, 0 if there never was one.
-    pub fn last_position(&self, _stream: Stream) -> u64 {
-        unimplemented!()
+    pub fn last_position(&self, stream: Stream) -> u64 {
+        self.shared.engine().stream_state(stream).map_or(0, |state| state.visible)
     }
+
     /// Visible records after `after` that match one of `filters` and have not expired, in order,
-    /// at most so many and so large together, with the position up to which was looked; on the
-    /// checkpoint thread.
+    /// at most so many and so large together (but at least one), with the position up to which
+    /// was looked; on the checkpoint thread.
     pub async fn read(
         &self,
-        _stream: Stream,
-        _after: u64,
-        _filters: &[Filter],
-        _records_max: usize,
-        _bytes_max: usize,
+        stream: Stream,
+        after: u64,
+        filters: &[Filter],
+        records_max: usize,
+        bytes_max: usize,
     ) -> Result<(Vec<Record>, u64)> {
-        unimplemented!()
+        let engine = self.shared.engine();
+        let now_ms = engine.clock.now_ms();
+        let state = engine.stream_state(stream)?;
+        let mut found = Vec::<Record>::new();
+        let mut bytes = 0;
+        for (position, (_, kept)) in state.kept.range(after.saturating_add(1)..=state.visible) {
+            let Kept::Inline(record) = kept else { continue };
+            if record.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms)
+                || !stream::any_matches(filters, &record.message.topic)
+            {
+                continue;
+            }
+            bytes += stream::message_bytes(&record.message);
+            if found.len() >= records_max || (bytes > bytes_max && !found.is_empty()) {
+                return Ok((found, position - 1));
+            }
+            found.push(record.clone());
+        }
+        Ok((found, state.visible.max(after)))
     }
-    /// Sets the one listener of a stream.
-    pub fn on_visible(&self, _stream: Stream, _listener: OnVisible) {
-        unimplemented!()
+
+    /// Sets the one listener of a stream. Called within a tokio runtime: the listener is called by
+    /// a task of it, never from within a call into storage.
+    pub fn on_visible(&self, stream: Stream, listener: OnVisible) {
+        if let Ok(state) = self.shared.engine().stream_mut(stream.0) {
+            state.listener = Some(Arc::from(listener));
+        }
+        if !self.shared.teller.swap(true, Ordering::Relaxed) {
+            tokio::spawn(tell(Arc::downgrade(&self.shared), Arc::clone(&self.shared.told)));
+        }
     }
+
     /// Numbers for metrics and health.
     pub fn status(&self) -> Status {
-        unimplemented!()
+        Status { index_bytes: self.shared.engine().index_bytes(), ..Status::default() }
     }
+
     /// Syncs everything queued, writes a checkpoint if it is cheap, and stops the threads.
     pub async fn close(&self) -> Result<()> {
-        unimplemented!()
+        Ok(())
     }
 }
+
+impl Shared {
+    fn engine(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.told.notify_one();
+    }
+}
+
+/// Calls the listeners, outside of every lock, until the storage is gone.
+async fn tell(shared: Weak<Shared>, told: Arc<Notify>) {
+    loop {
+        told.notified().await;
+        let Some(shared) = shared.upgrade() else { return };
+        loop {
+            let events = shared.engine().take_events();
+            if events.is_empty() {
+                break;
+            }
+            let mut records = Vec::new();
+            let mut events = events.into_iter().peekable();
+            while let Some((stream, record)) = events.next() {
+                records.push(record);
+                if events.peek().is_some_and(|(next, _)| *next == stream) {
+                    continue;
+                }
+                let listener = shared
+                    .engine()
+                    .stream_state(stream)
+                    .ok()
+                    .and_then(|state| state.listener.clone());
+                if let Some(listener) = listener {
+                    listener(&records);
+                }
+                records.clear();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
