@@ -1,6 +1,8 @@
 //! One app: who it is, what it may do, and the channel back to it.
 
 pub mod channel;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod health;
 
 use crate::resources::{Access, SubscriptionPlan};
