@@ -1,17 +1,111 @@
 //! Service invocation, and every path that no other API knows.
 
+mod headers;
+mod path;
+#[cfg(test)]
+mod tests;
+
 use super::Call;
 use crate::blocks::Blocks;
+use crate::blocks::invoke::{DIRECT_INVOKE, failed};
 use crate::body::Body;
-use hyper::Response;
+use crate::error::{Error, Grpc};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hyper::body::Body as _;
+use hyper::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, Version};
+
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
 /// `ANY /v1.0/invoke/{id}/method/{path…}`; `rest` is what follows `invoke/`, not decoded, from
 /// the request's own path (double slashes still in it).
-pub(super) async fn by_path(_call: Call, _blocks: &Blocks, _rest: &str) -> Response<Body> {
-    unimplemented!()
+pub(super) async fn by_path(call: Call, blocks: &Blocks, rest: &str) -> Response<Body> {
+    if app_in_headers(&call.head.headers).is_some() {
+        return by_header(call, blocks).await;
+    }
+    match path::split(rest) {
+        Some((id, method)) => invoke(call, blocks, &id, method).await,
+        None => nobody(),
+    }
 }
 
 /// Any other path: the header `dapr-app-id` or basic authentication names the app, else 404.
-pub(super) async fn by_header(_call: Call, _blocks: &Blocks) -> Response<Body> {
-    unimplemented!()
+pub(super) async fn by_header(call: Call, blocks: &Blocks) -> Response<Body> {
+    let Some(id) = app_in_headers(&call.head.headers) else { return nobody() };
+    let uri = call.head.uri.clone();
+    invoke(call, blocks, &id, uri.path()).await
+}
+
+/// The app that headers name: `dapr-app-id`, else basic authentication with that user.
+fn app_in_headers(headers: &HeaderMap) -> Option<Box<str>> {
+    if let Some(id) = headers.get(headers::APP_ID) {
+        return id.to_str().ok().filter(|id| !id.is_empty()).map(Into::into);
+    }
+    let credentials = headers.get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Basic ")?;
+    let decoded = BASE64.decode(credentials.trim_ascii()).ok()?;
+    let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    (user == "dapr-app-id" && !password.is_empty()).then(|| password.into())
+}
+
+fn nobody() -> Response<Body> {
+    super::error(&Error::new(
+        DIRECT_INVOKE.with_status(404, Grpc::NotFound),
+        "failed getting app id either from the URL path or the header dapr-app-id",
+    ))
+}
+
+async fn invoke(call: Call, blocks: &Blocks, id: &str, method: &str) -> Response<Body> {
+    let Call { app, mut head, body, trace, .. } = call;
+    if !is_standard(&head.method) {
+        let why = format_args!("the method {} cannot be invoked", head.method);
+        return super::error(&failed(id, &why));
+    }
+    head.uri = match path::target(method, head.uri.query()) {
+        Ok(uri) => uri,
+        Err(why) => return super::error(&failed(id, &why)),
+    };
+    let wants_events = head.headers.get(ACCEPT) == Some(&EVENT_STREAM);
+    let body_bytes = body.size_hint().exact();
+    headers::to_callee(&mut head.headers, &trace, body_bytes);
+    // What the server put there (an upgrade, say) is no business of the next hop.
+    head.extensions.clear();
+    head.version = Version::HTTP_11;
+    let body = if body_bytes == Some(0) { Body::empty() } else { Body::stream(body) };
+    match blocks.invoke.call(&app, id, Request::from_parts(head, body)).await {
+        Ok(mut response) => {
+            headers::to_caller(response.headers_mut());
+            *response.version_mut() = Version::HTTP_11;
+            if wants_events {
+                as_events(response.headers_mut());
+            }
+            response
+        }
+        Err(error) => super::error(&error),
+    }
+}
+
+/// The methods there are for apps; CONNECT would turn the connection into something else.
+fn is_standard(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::OPTIONS
+            | Method::TRACE
+            | Method::PATCH
+    )
+}
+
+/// Who asks for events gets their headers, unless the app says otherwise. Nothing is needed for
+/// flushing: each chunk is sent as it comes.
+fn as_events(headers: &mut HeaderMap) {
+    let content_type = headers.entry(CONTENT_TYPE).or_insert(EVENT_STREAM);
+    if content_type.as_bytes().starts_with(EVENT_STREAM.as_bytes()) {
+        headers.entry(CACHE_CONTROL).or_insert(NO_CACHE);
+    }
 }

@@ -322,3 +322,62 @@ async fn health_follows_the_probes() {
     assert!(shutdown.drained(SOON).await);
     watching.await.unwrap();
 }
+
+/// An app that speaks TLS with a certificate of its own making is called; the same certificate
+/// does not do for an address outside.
+#[tokio::test]
+async fn an_apps_certificate_is_not_checked_and_one_outside_is() {
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut head = [0; 1024];
+            if stream.read(&mut head).await.unwrap_or(0) > 0 {
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                stream.write_all(answer).await.unwrap();
+            }
+        }
+    });
+    let channel = Channel::new(ChannelPlan { tls: true, ..plan_at(address) });
+    assert!(channel.port_accepts().await);
+    assert_eq!(whole_call(&channel, get("/")).await.unwrap(), "ok");
+
+    let outside = Address::new("127.0.0.1", address.port(), Some(Tls::to_outside()));
+    let error = pool::Pool::new(outside, 1).send(get("/")).await.unwrap_err();
+    let CallError::Unreachable(text) = error else { panic!("{error:?}") };
+    assert!(text.contains("certificate"), "{text}");
+}
+
+/// Made for this test; it protects nothing.
+const KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgs2XqW03H3O3jvo8p
+u4vc6TFoe3ts31QQUBocyFZWht2hRANCAAS7OmX4u/Bhs5aRvnffHu8oqRlZ8n1h
+6sdCTJdLe+CWE2TN4RxS5THT3jCDKBhkEiwoMspZU3tHUVoCq6dOttY9
+-----END PRIVATE KEY-----";
+
+const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBfTCCASOgAwIBAgIUcJI+1oHzMe13NAXt/ZZe1O5JIa0wCgYIKoZIzj0EAwIw
+EzERMA8GA1UEAwwIdGVzdC1hcHAwIBcNMjYxMTI0MjA1OTI3WhgPMjEyNjEwMzEy
+MDU5MjdaMBMxETAPBgNVBAMMCHRlc3QtYXBwMFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAEuzpl+LvwYbOWkb533x7vKKkZWfJ9YerHQkyXS3vglhNkzeEcUuUx094w
+gygYZBIsKDLKWVN7R1FaAqunTrbWPaNTMFEwHQYDVR0OBBYEFPRQGv9ypKsECcXw
+rg12PfAqtpXvMB8GA1UdIwQYMBaAFPRQGv9ypKsECcXwrg12PfAqtpXvMA8GA1Ud
+EwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIgJ4u94sKU2WWkCBn52J6Zeo3P
+FDOPam7MEvhcnGx60o8CIQC4qLUZEqfjmQJuHFlT9WzXaSBOZUhPsBd021DOj11u
+pw==
+-----END CERTIFICATE-----";

@@ -100,6 +100,27 @@ pub static INVOKE_RECEIVED: Family<Counter> = Family::new(
     &["app_id", "src_app_id"],
 );
 
+/// Answers that an app gave to calls by service invocation.
+pub static INVOKE_ANSWERS_SENT: Family<Counter> = Family::new(
+    "dapr_runtime_service_invocation_res_sent_total",
+    "Answers sent by service invocation",
+    &["app_id", "dst_app_id", "status"],
+);
+
+/// Answers that an app got to its calls by service invocation.
+pub static INVOKE_ANSWERS_RECEIVED: Family<Counter> = Family::new(
+    "dapr_runtime_service_invocation_res_recv_total",
+    "Answers received by service invocation",
+    &["app_id", "src_app_id", "status", "type"],
+);
+
+/// How long service invocation took.
+pub static INVOKE_ANSWER_LATENCY: Family<Histogram> = Family::new(
+    "dapr_runtime_service_invocation_res_recv_latency_ms",
+    "Time to the answer's head in milliseconds",
+    &["app_id", "src_app_id", "status"],
+);
+
 /// Components opened.
 pub static COMPONENT_LOADED: Family<Counter> =
     Family::new("dapr_runtime_component_loaded", "Components loaded", &["app_id"]);
@@ -153,6 +174,9 @@ pub fn write_all(out: &mut String) {
     PUBSUB_INGRESS_LATENCY.write(out);
     INVOKE_SENT.write(out);
     INVOKE_RECEIVED.write(out);
+    INVOKE_ANSWERS_SENT.write(out);
+    INVOKE_ANSWERS_RECEIVED.write(out);
+    INVOKE_ANSWER_LATENCY.write(out);
     COMPONENT_LOADED.write(out);
     MQTT_CONNECTIONS.write(out);
     MQTT_PACKETS.write(out);
