@@ -6,6 +6,7 @@ mod path;
 mod tests;
 
 use super::Call;
+use crate::app::App;
 use crate::blocks::Blocks;
 use crate::blocks::invoke::{DIRECT_INVOKE, failed};
 use crate::body::Body;
@@ -15,31 +16,51 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::body::Body as _;
 use hyper::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, Version};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
 /// `ANY /v1.0/invoke/{id}/method/{path…}`; `rest` is what follows `invoke/`, not decoded, from
 /// the request's own path (double slashes still in it).
-pub(super) async fn by_path(call: Call, blocks: &Blocks, rest: &str) -> Response<Body> {
-    if app_in_headers(&call.head.headers).is_some() {
-        return by_header(call, blocks).await;
-    }
-    match path::split(rest) {
-        Some((id, method)) => invoke(call, blocks, &id, method).await,
-        None => nobody(),
-    }
+pub(super) fn by_path<'a>(
+    call: Call,
+    blocks: &'a Blocks,
+    rest: &'a str,
+) -> impl Future<Output = Response<Body>> + Send + 'a {
+    // All that need not wait happens here, so that the future is small: it is memory per call.
+    let outgoing = if let Some(id) = app_in_headers(&call.head.headers) {
+        by_own_path(call, id)
+    } else {
+        match path::split(rest) {
+            Some((id, method)) => Outgoing::new(call, id, method),
+            None => Err(nobody()),
+        }
+    };
+    send(outgoing, blocks)
 }
 
 /// Any other path: the header `dapr-app-id` or basic authentication names the app, else 404.
-pub(super) async fn by_header(call: Call, blocks: &Blocks) -> Response<Body> {
-    let Some(id) = app_in_headers(&call.head.headers) else { return nobody() };
+pub(super) fn by_header(
+    call: Call,
+    blocks: &Blocks,
+) -> impl Future<Output = Response<Body>> + Send + '_ {
+    let outgoing = match app_in_headers(&call.head.headers) {
+        Some(id) => by_own_path(call, id),
+        None => Err(nobody()),
+    };
+    send(outgoing, blocks)
+}
+
+fn by_own_path(call: Call, id: String) -> Result<Outgoing<'static>, Response<Body>> {
     let uri = call.head.uri.clone();
-    invoke(call, blocks, &id, uri.path()).await
+    Outgoing::new(call, id.into(), uri.path())
 }
 
 /// The app that headers name: `dapr-app-id`, else basic authentication with that user.
-fn app_in_headers(headers: &HeaderMap) -> Option<Box<str>> {
+fn app_in_headers(headers: &HeaderMap) -> Option<String> {
     if let Some(id) = headers.get(headers::APP_ID) {
         return id.to_str().ok().filter(|id| !id.is_empty()).map(Into::into);
     }
@@ -56,24 +77,40 @@ fn nobody() -> Response<Body> {
     ))
 }
 
-async fn invoke(call: Call, blocks: &Blocks, id: &str, method: &str) -> Response<Body> {
-    let Call { app, mut head, body, trace, .. } = call;
-    if !is_standard(&head.method) {
-        let why = format_args!("the method {} cannot be invoked", head.method);
-        return super::error(&failed(id, &why));
+/// A request ready to be sent.
+struct Outgoing<'a> {
+    caller: Arc<App>,
+    id: Cow<'a, str>,
+    request: Request<Body>,
+    wants_events: bool,
+}
+
+impl<'a> Outgoing<'a> {
+    /// What the callee shall get, or the answer when there is no such call.
+    fn new(call: Call, id: Cow<'a, str>, method: &str) -> Result<Self, Response<Body>> {
+        let Call { app, mut head, body, trace, .. } = call;
+        let refuse = |why: &dyn fmt::Display| super::error(&failed(&id, why));
+        if !is_standard(&head.method) {
+            return Err(refuse(&format_args!("the method {} cannot be invoked", head.method)));
+        }
+        head.uri = path::target(method, head.uri.query()).map_err(|why| refuse(&why))?;
+        let wants_events = head.headers.get(ACCEPT) == Some(&EVENT_STREAM);
+        let body_bytes = body.size_hint().exact();
+        headers::to_callee(&mut head.headers, &trace, body_bytes);
+        // What the server put there (an upgrade, say) is no business of the next hop.
+        head.extensions.clear();
+        head.version = Version::HTTP_11;
+        let body = if body_bytes == Some(0) { Body::empty() } else { Body::stream(body) };
+        Ok(Self { caller: app, id, request: Request::from_parts(head, body), wants_events })
     }
-    head.uri = match path::target(method, head.uri.query()) {
-        Ok(uri) => uri,
-        Err(why) => return super::error(&failed(id, &why)),
+}
+
+async fn send(outgoing: Result<Outgoing<'_>, Response<Body>>, blocks: &Blocks) -> Response<Body> {
+    let Outgoing { caller, id, request, wants_events } = match outgoing {
+        Ok(outgoing) => outgoing,
+        Err(refusal) => return refusal,
     };
-    let wants_events = head.headers.get(ACCEPT) == Some(&EVENT_STREAM);
-    let body_bytes = body.size_hint().exact();
-    headers::to_callee(&mut head.headers, &trace, body_bytes);
-    // What the server put there (an upgrade, say) is no business of the next hop.
-    head.extensions.clear();
-    head.version = Version::HTTP_11;
-    let body = if body_bytes == Some(0) { Body::empty() } else { Body::stream(body) };
-    match blocks.invoke.call(&app, id, Request::from_parts(head, body)).await {
+    match blocks.invoke.call(&caller, &id, request).await {
         Ok(mut response) => {
             headers::to_caller(response.headers_mut());
             *response.version_mut() = Version::HTTP_11;

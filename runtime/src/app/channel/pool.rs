@@ -131,12 +131,13 @@ impl Pool {
                 // The connection had died while it idled: either nothing was written and the
                 // request is back, or it is one that may be sent twice.
                 Err(mut failed) => match failed.take_message().or_else(|| replay?.request()) {
-                    Some(again) => return self.exchange_anew(&mut lease, again).await,
+                    Some(again) => return Box::pin(self.exchange_anew(&mut lease, again)).await,
                     None => return Err(self.unreachable(failed.error())),
                 },
             }
         }
-        self.exchange_anew(&mut lease, request).await
+        // On the heap: rare, and the future of every call would be larger for it.
+        Box::pin(self.exchange_anew(&mut lease, request)).await
     }
 
     async fn exchange_anew(

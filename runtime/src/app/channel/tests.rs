@@ -42,6 +42,14 @@ async fn one_connection_serves_calls_in_a_row() {
     assert_eq!(channel.pool.idle_len(), 1);
 }
 
+/// The future of a call is memory per call under way, and is moved a few times.
+#[tokio::test]
+async fn the_future_of_a_call_stays_small() {
+    let channel = Channel::new(plan_at("127.0.0.1:1".parse().unwrap()));
+    let bytes = std::mem::size_of_val(&channel.call(get("/")));
+    assert!(bytes <= 3200, "{bytes} bytes");
+}
+
 #[tokio::test]
 async fn host_and_token_are_the_apps_own() {
     let app = FakeApp::always(204, "").await;
