@@ -39,8 +39,10 @@ pub struct Channel {
 pub enum CallError {
     /// The app's health check fails.
     Unhealthy,
-    /// No connection, or it broke before an answer; the text says which.
+    /// No connection; the text says why.
     Unreachable(String),
+    /// The connection broke before the answer was complete: the app may have seen the request.
+    Broken(String),
     /// The time allowed has passed.
     Timeout,
 }
@@ -49,7 +51,9 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CallError::Unhealthy => f.write_str("app is not in a healthy state"),
-            CallError::Unreachable(why) => write!(f, "the app did not answer: {why}"),
+            CallError::Unreachable(why) | CallError::Broken(why) => {
+                write!(f, "the app did not answer: {why}")
+            }
             CallError::Timeout => f.write_str("the app did not answer in time"),
         }
     }
@@ -176,8 +180,8 @@ async fn whole(answer: Response<Body>, bytes_max: usize) -> Result<Response<Byte
     match Limited::new(body, bytes_max).collect().await {
         Ok(body) => Ok(Response::from_parts(head, body.to_bytes())),
         Err(error) if error.is::<LengthLimitError>() => {
-            Err(CallError::Unreachable(format!("its answer is larger than {bytes_max} bytes")))
+            Err(CallError::Broken(format!("its answer is larger than {bytes_max} bytes")))
         }
-        Err(error) => Err(CallError::Unreachable(format!("its answer broke off: {error}"))),
+        Err(error) => Err(CallError::Broken(format!("its answer broke off: {error}"))),
     }
 }

@@ -132,7 +132,7 @@ impl Pool {
                 // request is back, or it is one that may be sent twice.
                 Err(mut failed) => match failed.take_message().or_else(|| replay?.request()) {
                     Some(again) => return Box::pin(self.exchange_anew(&mut lease, again)).await,
-                    None => return Err(self.unreachable(failed.error())),
+                    None => return Err(CallError::Broken(self.describe(failed.error()))),
                 },
             }
         }
@@ -148,7 +148,7 @@ impl Pool {
         let mut connection = self.connect().await?;
         match connection.try_send_request(request).await {
             Ok(response) => Ok(lease.answer(connection, response)),
-            Err(failed) => Err(self.unreachable(failed.error())),
+            Err(failed) => Err(CallError::Broken(self.describe(failed.error()))),
         }
     }
 
@@ -161,7 +161,7 @@ impl Pool {
     async fn connect(&self) -> Result<Connection, CallError> {
         match tokio::time::timeout(CONNECT_TIMEOUT, self.connect_without_limit()).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(self.unreachable(&*error)),
+            Ok(Err(error)) => Err(CallError::Unreachable(self.describe(&*error))),
             Err(_) => Err(CallError::Unreachable(format!(
                 "{}: no connection within {} s",
                 self.address,
@@ -179,14 +179,14 @@ impl Pool {
         }
     }
 
-    fn unreachable(&self, error: &(dyn StdError + 'static)) -> CallError {
+    fn describe(&self, error: &(dyn StdError + 'static)) -> String {
         let mut text = format!("{}: {error}", self.address);
         let mut source = error.source();
         while let Some(cause) = source {
             text = format!("{text}: {cause}");
             source = cause.source();
         }
-        CallError::Unreachable(text)
+        text
     }
 
     /// The connection that was used last and is still good.

@@ -143,7 +143,7 @@ async fn a_call_with_effects_on_a_dying_connection_is_not_sent_again() {
     assert_eq!(whole_call(&channel, get("/1")).await.unwrap(), "ok");
     let post = request(Method::POST, "/2", Body::from("once"));
     let error = whole_call(&channel, post).await.unwrap_err();
-    assert!(matches!(&error, CallError::Unreachable(_)), "{error:?}");
+    assert!(matches!(&error, CallError::Broken(_)), "{error:?}");
     assert_eq!(told.recv().await.unwrap(), "GET /1 HTTP/1.1");
     assert_eq!(told.recv().await.unwrap(), "POST /2 HTTP/1.1");
     assert!(told.try_recv().is_err());
@@ -252,7 +252,7 @@ async fn an_answer_over_the_limit_is_refused() {
     let app = FakeApp::always(200, "0123456789").await;
     let channel = Channel::new(app.plan("orders"));
     let error = channel.call_whole(get("/"), SOON, 9).await.unwrap_err();
-    assert_eq!(error, CallError::Unreachable("its answer is larger than 9 bytes".into()));
+    assert_eq!(error, CallError::Broken("its answer is larger than 9 bytes".into()));
     assert!(channel.call_whole(get("/"), SOON, 10).await.is_ok());
 }
 
