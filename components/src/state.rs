@@ -15,6 +15,7 @@
 
 pub mod in_memory;
 pub mod redb;
+mod stored;
 
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
