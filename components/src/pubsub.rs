@@ -14,6 +14,8 @@
 pub mod embedded;
 pub mod in_memory;
 pub mod mqtt3;
+mod retained;
+mod stored;
 
 use crate::context::Context;
 use crate::error::Result;

@@ -1,8 +1,34 @@
-//! `pubsub.in_memory`
-use super::PubSub;
-use crate::{context::Context, error::Result, options::Options};
+//! `pubsub.in-memory`: topics that end with the process.
+//!
+//! Options:
+//! - `bytesMax` (64Mi): most bytes that wait for durable subscriptions and are retained; beyond it
+//!   publishers are refused.
+//! - `backlogBytesMax`, `backlogAgeMax`, `overflow`, `forgetAfter`, `consumerID`: as in
+//!   `pubsub.embedded`.
+//!
+//! Durable subscriptions are kept while the process lives. It has no time to live of its own, as
+//! Dapr's has not: an event says in its envelope when it expires.
+
+use super::stored::{self, Stored};
+use super::{Feature, PubSub};
+use crate::context::Context;
+use crate::error::Result;
+use crate::options::Options;
+use crate::storage::{Durability, Storage};
 use std::sync::Arc;
+
+/// Bytes of messages that a component holds unless told otherwise.
+pub const BYTES_MAX_DEFAULT: u64 = 64 << 20;
+
 /// Opens it.
-pub fn open(_options: &Options, _context: &Context) -> Result<Arc<dyn PubSub>> {
-    unimplemented!()
+pub fn open(options: &Options, context: &Context) -> Result<Arc<dyn PubSub>> {
+    let settings = stored::Settings {
+        durability: Durability::Durable,
+        limits: stored::queue_limits(options)?,
+        features: &[Feature::SubscribeWildcards],
+    };
+    options.text("consumerID");
+    let bytes_max = options.bytes("bytesMax", BYTES_MAX_DEFAULT)?;
+    let storage = Storage::memory(context.clock.clone(), bytes_max);
+    Ok(Arc::new(Stored::open(storage, context, settings)?))
 }
