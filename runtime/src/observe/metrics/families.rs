@@ -72,6 +72,20 @@ pub static PUBSUB_EGRESS_LATENCY: Family<Histogram> = Family::new(
     &["app_id", "component", "namespace", "success", "topic"],
 );
 
+/// Bulk publications.
+pub static PUBSUB_EGRESS_BULK_COUNT: Family<Counter> = Family::new(
+    "dapr_component_pubsub_egress_bulk_count",
+    "Bulk publications",
+    &["app_id", "component", "namespace", "success", "topic"],
+);
+
+/// How long bulk publications took.
+pub static PUBSUB_EGRESS_BULK_LATENCY: Family<Histogram> = Family::new(
+    "dapr_component_pubsub_egress_bulk_latencies",
+    "Time of a bulk publication in milliseconds",
+    &["app_id", "component", "namespace", "success", "topic"],
+);
+
 /// Messages delivered to apps.
 pub static PUBSUB_INGRESS_COUNT: Family<Counter> = Family::new(
     "dapr_component_pubsub_ingress_count",
@@ -170,6 +184,8 @@ pub fn write_all(out: &mut String) {
     SECRET_LATENCY.write(out);
     PUBSUB_EGRESS_COUNT.write(out);
     PUBSUB_EGRESS_LATENCY.write(out);
+    PUBSUB_EGRESS_BULK_COUNT.write(out);
+    PUBSUB_EGRESS_BULK_LATENCY.write(out);
     PUBSUB_INGRESS_COUNT.write(out);
     PUBSUB_INGRESS_LATENCY.write(out);
     INVOKE_SENT.write(out);
