@@ -1,16 +1,30 @@
 //! The command line: arguments become a [`Command`].
 
-use crate::resources::Plan;
+mod flags;
+mod start;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use crate::resources::{self, Environment, Gateway, GatewayFlags, Plan, Report, Wanted};
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
+use values::Arguments;
+
+/// The version of Dapr whose API this is; tools read it with `--version` and in metadata.
+pub const DAPR_VERSION: &str = "1.18.3";
 
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
     /// Serve apps until told to stop.
     Serve(Box<Start>),
-    /// Check resources and say what is wrong with them.
+    /// In daprd's form resources are wrong: log the text as fatal and exit with 1. Scripts wait for
+    /// such a line in the log.
+    Refuse(Box<Refusal>),
+    /// Check resources and say what is wrong with them; see [`check`].
     Check(Vec<PathBuf>),
     /// Print a text and exit with this code.
     Print(String, i32),
@@ -54,8 +68,167 @@ pub struct Start {
     pub warnings: Vec<String>,
 }
 
+/// What daprd's form cannot start with.
+#[derive(Debug)]
+pub struct Refusal {
+    /// App id, for the log.
+    pub app_id: String,
+    /// Logs as JSON instead of logfmt.
+    pub log_as_json: bool,
+    /// Logs go to this file instead of standard output.
+    pub log_file: Option<PathBuf>,
+    /// Every problem, one a line.
+    pub text: String,
+}
+
 /// Reads the command line (without the program's name). An error is a text for the terminal:
 /// every problem, one a line.
-pub fn parse(_arguments: Vec<OsString>) -> Result<Command, String> {
-    unimplemented!()
+pub fn parse(arguments: Vec<OsString>) -> Result<Command, String> {
+    parse_in(arguments, &|name| std::env::var(name).ok())
+}
+
+/// Checks resources as `pillion serve` would read them: a text for the terminal and an exit code.
+pub fn check(paths: &[PathBuf]) -> (String, i32) {
+    let report = Report::default();
+    let wanted = Wanted {
+        form: Form::Gateway,
+        resources: paths.to_vec(),
+        configs: Vec::new(),
+        app: None,
+        defaults: Vec::new(),
+        gateway: Gateway::default(),
+        flags: GatewayFlags::default(),
+    };
+    let plan = resources::plan(wanted, &|name| std::env::var(name).ok(), &report);
+    let (problems, warnings) = report.into_parts();
+    let mut text = String::new();
+    for warning in &warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    for problem in &problems {
+        let _ = writeln!(text, "{problem}");
+    }
+    if problems.is_empty() {
+        let _ = writeln!(
+            text,
+            "ok: {} apps, {} components, {} subscriptions, {} links",
+            plan.apps.len(),
+            plan.components.len(),
+            plan.subscriptions.len(),
+            plan.links.len()
+        );
+    }
+    (text, i32::from(!problems.is_empty()))
+}
+
+const SUBCOMMANDS: [&str; 5] = ["run", "serve", "check", "version", "help"];
+
+fn parse_in(mut arguments: Vec<OsString>, env: Environment<'_>) -> Result<Command, String> {
+    let report = Report::default();
+    let first = arguments.first().and_then(|first| first.to_str()).unwrap_or_default();
+    let subcommand = SUBCOMMANDS.into_iter().find(|name| *name == first);
+    if subcommand.is_some() {
+        arguments.remove(0);
+    } else if !first.is_empty() && !first.starts_with('-') {
+        return Err(unknown_subcommand(first));
+    }
+    let arguments = values::split(arguments, &report);
+    let command = match subcommand {
+        _ if arguments.has("help") => Some(Command::Print(flags::help(), 0)),
+        Some("help") => Some(help(&arguments)),
+        Some("version") => Some(Command::Print(version(), 0)),
+        Some("check") => check_command(&arguments, &report),
+        subcommand => serve(subcommand, arguments, env, &report),
+    };
+    match command {
+        Some(command) if report.is_clean() => Ok(command),
+        _ => Err(report.into_parts().0.join("\n")),
+    }
+}
+
+fn unknown_subcommand(word: &str) -> String {
+    match closest(word, SUBCOMMANDS.into_iter()) {
+        Some(near) => format!("unknown command '{word}': did you mean '{near}'?"),
+        None => format!(
+            "unknown command '{word}': write one of {}; the app's own command comes after --",
+            SUBCOMMANDS.join(", ")
+        ),
+    }
+}
+
+fn help(arguments: &Arguments) -> Command {
+    let is_table = arguments.positional.iter().any(|word| word == "markdown");
+    Command::Print(if is_table { flags::markdown() } else { flags::help() }, 0)
+}
+
+fn check_command(arguments: &Arguments, report: &Report) -> Option<Command> {
+    if arguments.positional.is_empty() {
+        report.problem("check needs a directory: write pillion check DIR");
+    }
+    Some(Command::Check(arguments.positional.iter().map(PathBuf::from).collect()))
+}
+
+fn serve(
+    subcommand: Option<&str>,
+    arguments: Arguments,
+    env: Environment<'_>,
+    report: &Report,
+) -> Option<Command> {
+    let form = match subcommand {
+        Some("serve") => Form::Gateway,
+        None if arguments.has("app-id") => Form::Daprd,
+        _ => Form::Run,
+    };
+    if arguments.switch("version", report) == Some(true) {
+        return Some(Command::Print(format!("{DAPR_VERSION}\n"), 0));
+    }
+    if arguments.switch("build-info", report) == Some(true) {
+        return Some(Command::Print(version(), 0));
+    }
+    if arguments.switch("wait", report) == Some(true) {
+        let port = arguments.number("dapr-http-port", report, 1..=u16::MAX);
+        return Some(Command::Wait(port.unwrap_or(start::HTTP_PORT)));
+    }
+    start::start(form, arguments, env, report)
+}
+
+fn version() -> String {
+    let (version, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    format!("pillion {version} (Dapr API {DAPR_VERSION}, {arch})\n")
+}
+
+/// The name that was probably meant: the nearest by edits, if it is near at all.
+pub(crate) fn closest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // A word longer than any name is no misspelling, and the work is its square.
+    const WORD_BYTES_MAX: usize = 64;
+    if word.len() > WORD_BYTES_MAX {
+        return None;
+    }
+    let lower = word.to_ascii_lowercase();
+    let allowed = 1 + word.chars().count() / 4;
+    names
+        .map(|name| (edits(&lower, &name.to_ascii_lowercase()), name))
+        .filter(|(edits, _)| *edits <= allowed)
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, name)| name)
+}
+
+/// Insertions, deletions and replacements between two words.
+fn edits(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (index, letter) in from.chars().enumerate() {
+        let mut diagonal = index;
+        let mut left = index + 1;
+        for (cell, other) in row.iter_mut().skip(1).zip(&to) {
+            let replaced = diagonal + usize::from(letter != *other);
+            diagonal = *cell;
+            left = replaced.min(*cell + 1).min(left + 1);
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = index + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
 }

@@ -3,6 +3,21 @@
 //! Text is parsed into raw documents that know their file and line; these become one [`Plan`] in
 //! which names are unique and references resolve. Every problem is listed, not only the first.
 
+mod check;
+mod configuration;
+mod dapr;
+mod fields;
+mod house;
+mod load;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+pub(crate) use dapr::INIT_TIMEOUT;
+pub(crate) use fields::{ADDRESS_FORM, Environment, Report, parse_address, parse_ip};
+pub(crate) use house::{LEVELS, default_health, wrong_app_id};
+pub(crate) use load::{GatewayFlags, Wanted, plan};
+
 use pillion_components::options::Options;
 use pillion_components::pubsub::QueueLimits;
 use pillion_components::topic::Filter;
@@ -43,7 +58,24 @@ pub struct Gateway {
     pub metrics: Option<SocketAddr>,
     /// Limits that hold for every app.
     pub limits: Limits,
+    /// What the log shall look like, where flags do not say.
+    pub logging: LoggingPlan,
 }
+
+/// `Gateway.spec.logging`; flags come before it.
+#[derive(Debug, Clone, Default)]
+pub struct LoggingPlan {
+    /// Least level that is written.
+    pub level: Option<tracing::Level>,
+    /// JSON instead of logfmt.
+    pub json: Option<bool>,
+    /// File instead of standard output.
+    pub file: Option<PathBuf>,
+}
+
+/// Said when a component needs to store and [`StoragePlan::data_dir`] is `None`.
+pub const DATA_DIR_MISSING: &str = "no data directory: give --data-dir DIR, or set STATE_DIRECTORY \
+     (systemd: StateDirectory=pillion), XDG_STATE_HOME or HOME";
 
 /// `Gateway.spec.storage`. `None` leaves the engine's default.
 #[derive(Debug, Clone, Default)]
@@ -151,7 +183,7 @@ impl Default for Limits {
 }
 
 /// An app.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct AppPlan {
     /// App id.
     pub id: String,
@@ -163,14 +195,89 @@ pub struct AppPlan {
     pub unix_socket: Option<PathBuf>,
     /// Token it must give.
     pub api_token: Option<String>,
+    /// Where `api_token` will be found; see [`Plan::resolve_tokens`].
+    pub api_token_from: Option<SecretRef>,
     /// The way to call it.
     pub channel: Option<ChannelPlan>,
+    /// Where the channel's token will be found; see [`Plan::resolve_tokens`].
+    pub channel_token_from: Option<SecretRef>,
     /// What it may use.
     pub access: Access,
+    /// Its `kind: Configuration`, or Dapr's defaults.
+    pub configuration: ConfigurationPlan,
+}
+
+/// A secret in a secret store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRef {
+    /// Component that has it.
+    pub store: String,
+    /// Name of the secret.
+    pub name: String,
+    /// Key in it; the name again if the resource gave none.
+    pub key: String,
+}
+
+/// `kind: Configuration`, as far as this build honours it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigurationPlan {
+    /// Whether metrics are wanted (`spec.metrics.enabled`).
+    pub metrics_enabled: bool,
+    /// Log lines for API calls (`spec.logging.apiLogging`).
+    pub api_logging: ApiLogging,
+    /// Share of traces that begin here and are sampled, 0 to 1 (`spec.tracing.samplingRate`).
+    pub sampling_rate: f64,
+    /// Which secrets may be read (`spec.secrets.scopes`).
+    pub secret_scopes: Vec<SecretScope>,
+}
+
+impl Default for ConfigurationPlan {
+    fn default() -> Self {
+        Self {
+            metrics_enabled: true,
+            api_logging: ApiLogging::default(),
+            sampling_rate: 0.0001,
+            secret_scopes: Vec::new(),
+        }
+    }
+}
+
+/// `Configuration.spec.logging.apiLogging`; `--enable-api-logging` comes before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ApiLogging {
+    /// Write a line for each call.
+    pub enabled: bool,
+    /// Write the route instead of the path.
+    pub obfuscate_urls: bool,
+    /// No lines for health checks.
+    pub omit_health_checks: bool,
+}
+
+/// What may be read from one secret store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretScope {
+    /// Component.
+    pub store: String,
+    /// Decides where neither list does.
+    pub allowed_by_default: bool,
+    /// If not empty, only these.
+    pub allowed: Vec<String>,
+    /// Not these.
+    pub denied: Vec<String>,
+}
+
+impl SecretScope {
+    /// Whether the secret may be read.
+    pub fn allows(&self, name: &str) -> bool {
+        if !self.allowed.is_empty() {
+            return self.allowed.iter().any(|allowed| allowed == name);
+        }
+        self.allowed_by_default && !self.denied.iter().any(|denied| denied == name)
+    }
 }
 
 /// How to call an app.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ChannelPlan {
     /// Id of the app, for errors and metrics.
     pub app_id: Arc<str>,
@@ -261,6 +368,28 @@ impl std::fmt::Debug for Setting {
     }
 }
 
+impl Plan {
+    /// Puts the tokens that apps keep in secret stores in their place. `secret` is asked for
+    /// store, name and key; called once the secret stores are open.
+    pub fn resolve_tokens<E>(
+        &mut self,
+        mut secret: impl FnMut(&SecretRef) -> Result<String, E>,
+    ) -> Result<(), E> {
+        for app in &mut self.apps {
+            if let Some(from) = app.api_token_from.take() {
+                app.api_token = Some(secret(&from)?);
+            }
+            if let Some(from) = app.channel_token_from.take() {
+                let token = secret(&from)?;
+                if let Some(channel) = &mut app.channel {
+                    channel.token = Some(token);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl ComponentPlan {
     /// The settings as text, with `secret` answering for references.
     pub fn options<E>(
@@ -317,6 +446,8 @@ pub struct EndpointPlan {
     pub base_url: String,
     /// Headers added to every call.
     pub headers: Vec<(String, Setting)>,
+    /// Secret store for headers that are secrets.
+    pub secret_store: Option<String>,
     /// App ids; empty is all.
     pub scopes: Vec<String>,
 }
