@@ -5,6 +5,7 @@
 
 pub mod invoke;
 pub mod pubsub;
+mod record;
 pub mod secrets;
 pub mod state;
 
