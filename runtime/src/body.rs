@@ -37,10 +37,19 @@ impl Body {
         Self { source: Source::Stream(incoming), _guard: None }
     }
 
-    /// Keeps `guard` until the body is gone.
+    /// Keeps `guard` until the body is gone, beside a guard that it has already.
     #[must_use]
     pub fn guarded(self, guard: impl Any + Send) -> Self {
-        Self { _guard: Some(Box::new(guard)), ..self }
+        let guard: Box<dyn Any + Send> = match self._guard {
+            Some(earlier) => Box::new((earlier, guard)),
+            None => Box::new(guard),
+        };
+        Self { _guard: Some(guard), ..self }
+    }
+
+    /// Whether all of it is at hand, so that it does not wait for anybody else.
+    pub fn is_whole(&self) -> bool {
+        !matches!(self.source, Source::Stream(_))
     }
 }
 

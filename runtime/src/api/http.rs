@@ -1,10 +1,19 @@
 //! The HTTP door.
 //!
-//! `server` owns sockets and connections, `route` finds the handler of a path, and one file per
-//! building block decodes its requests and encodes its answers.
+//! `server` owns sockets and connections, `request` carries one request from its head to its
+//! answer, `route` knows which handler a path belongs to, and one file per building block decodes
+//! its requests and encodes its answers.
 
+mod absent;
+mod health;
 pub mod invoke;
+mod json;
+mod measure;
+mod metadata;
+mod phase;
 pub mod publish;
+mod request;
+mod route;
 pub mod secrets;
 pub mod server;
 pub mod state;
@@ -21,9 +30,13 @@ use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Body could not be read, or is over the limit.
 pub const BODY_READ: Code = Code::plain("ERR_BODY_READ", 400, Grpc::InvalidArgument);
+
+/// Longest time for a body that is read whole, so that a slow client does not hold its place.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One request on its way through the door.
 #[derive(Debug)]
@@ -48,7 +61,12 @@ impl Call {
             return Ok(Bytes::new());
         }
         let limited = Limited::new(&mut self.body, self.body_bytes_max);
-        match limited.collect().await {
+        let Ok(collected) = tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await else {
+            let seconds = BODY_TIMEOUT.as_secs();
+            let message = format!("failed to read request body: no end of it in {seconds} s");
+            return Err(Error::new(BODY_READ, message));
+        };
+        match collected {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(Error::new(
                 BODY_READ,
