@@ -1,5 +1,6 @@
 //! Time and randomness. Everything else takes them from here, so that a test can set them.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -89,9 +90,22 @@ pub fn uuid() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// 64 random bits, for jitter and salts of tables; not for keys.
+/// 64 random bits, for trace ids, jitter and salts of tables; not for keys.
+///
+/// The system is asked once per thread, for the seed of a SplitMix64: every request takes several
+/// of these, and a system call costs more than the rest of its trace.
 pub fn random_u64() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0.rotate_left(17) ^ uuid::Uuid::new_v4().as_u64_pair().1
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new({
+            let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+            high.rotate_left(17) ^ low
+        });
+    }
+    let next = STATE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    STATE.set(next);
+    let mixed = (next ^ (next >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ impl Future for Answer {
 }
 
 async fn answer(shared: &Shared, request: Request<Incoming>, started: Instant) -> Response<Body> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     // Cheap: the parts of a URI are counted references.
     let uri: Uri = head.uri.clone();
     let method = method_label(&head.method);
@@ -129,9 +129,9 @@ async fn answer(shared: &Shared, request: Request<Incoming>, started: Instant) -
     };
     let traceparent = trace.traceparent();
 
-    let mut response = match admit(&shared.door.app, head, route.kind) {
-        Err(refused) => refused,
-        Ok(head) => {
+    let mut response = match admit(&shared.door.app, &mut head, route.kind) {
+        Some(refused) => refused,
+        None => {
             let limits = &shared.door.limits;
             let app = shared.door.app.clone();
             let call = Call { app, head, body, trace, body_bytes_max: limits.body_bytes_max };
@@ -146,23 +146,22 @@ async fn answer(shared: &Shared, request: Request<Incoming>, started: Instant) -
     response
 }
 
-/// Checks token and headers that concern every route; takes the token away.
-fn admit(app: &App, mut head: Parts, kind: Kind) -> Result<Parts, Response<Body>> {
+/// Checks what concerns every route and takes the token away; an answer is a refusal.
+fn admit(app: &App, head: &mut Parts, kind: Kind) -> Option<Response<Body>> {
     if let Some(token) = &app.api_token
         && !matches!(kind, Kind::Health | Kind::HealthOutbound)
     {
         let given = head.headers.remove(API_TOKEN);
         if !given.is_some_and(|given| same_text(given.as_bytes(), token.as_bytes())) {
-            return Err(wrong_token());
+            return Some(wrong_token());
         }
     }
-    if let Some(baggage) = head.headers.get(BAGGAGE)
-        && !baggage.to_str().is_ok_and(is_baggage)
-    {
-        let error = Error::new(BAD_REQUEST, "invalid request: the baggage header is malformed");
-        return Err(super::error(&error));
+    let baggage = head.headers.get(BAGGAGE)?;
+    if baggage.to_str().is_ok_and(is_baggage) {
+        return None;
     }
-    Ok(head)
+    let error = Error::new(BAD_REQUEST, "invalid request: the baggage header is malformed");
+    Some(super::error(&error))
 }
 
 /// Compares in a time that does not tell how much of a guess was right.

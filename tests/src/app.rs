@@ -1,0 +1,130 @@
+//! An app: an HTTP server whose answers the test decides and whose requests it can look at.
+
+use crate::until;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Response};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// A request that the app was asked.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Method.
+    pub method: Method,
+    /// Path and query as they came.
+    pub path: String,
+    /// Names in lower case and values.
+    pub headers: Vec<(String, String)>,
+    /// The whole body.
+    pub body: Bytes,
+    /// The status it was answered with.
+    pub answered: u16,
+}
+
+impl Asked {
+    /// The first header of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON; panics with the body if it is none.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// An answer with a JSON content type.
+pub fn json(status: u16, body: impl Into<Bytes>) -> Response<Bytes> {
+    let response = Response::builder().status(status).header("content-type", "application/json");
+    response.body(body.into()).expect("a status between 100 and 999")
+}
+
+/// A running app. Dropping it stops it.
+pub struct App {
+    /// The port it listens on.
+    pub port: u16,
+    log: Arc<Mutex<Vec<Asked>>>,
+    server: JoinHandle<()>,
+}
+
+impl App {
+    /// Starts an app on a free port that answers what `handler` says.
+    pub async fn start(
+        handler: impl Fn(&Asked) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_at(0, handler).await
+    }
+
+    /// Starts an app on this port.
+    pub async fn start_at(
+        port: u16,
+        handler: impl Fn(&Asked) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
+        let port = listener.local_addr().expect("a bound listener").port();
+        let log = Arc::<Mutex<Vec<Asked>>>::default();
+        let server = tokio::spawn(serve(listener, Arc::new(handler), log.clone()));
+        Self { port, log, server }
+    }
+
+    /// Everything it was asked so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until it was asked `count` requests in all, and returns them.
+    pub async fn asked_at_least(&self, count: usize) -> Vec<Asked> {
+        until(&format!("request {count} to the app"), || async {
+            Some(self.asked()).filter(|asked| asked.len() >= count)
+        })
+        .await
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+type Handler = dyn Fn(&Asked) -> Response<Bytes> + Send + Sync;
+
+async fn serve(listener: TcpListener, handler: Arc<Handler>, log: Arc<Mutex<Vec<Asked>>>) {
+    // Connections end with the app.
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        let (handler, log) = (handler.clone(), log.clone());
+        let service = service_fn(move |request| answer(request, handler.clone(), log.clone()));
+        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+async fn answer(
+    request: hyper::Request<Incoming>,
+    handler: Arc<Handler>,
+    log: Arc<Mutex<Vec<Asked>>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let text =
+        |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let mut asked = Asked {
+        method: head.method,
+        path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        headers: head.headers.iter().map(|(n, v)| (n.to_string(), text(v))).collect(),
+        body,
+        answered: 0,
+    };
+    let response = handler(&asked);
+    asked.answered = response.status().as_u16();
+    log.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+    Ok(response.map(Full::new))
+}
