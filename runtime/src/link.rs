@@ -14,5 +14,4 @@ pub async fn run(
     _clock: Clock,
     _drain: Drain,
 ) {
-    unimplemented!()
 }

@@ -1,3 +1,35 @@
 //! The `pillion` binary.
 
-fn main() {}
+use pillion::cli::{self, Command};
+use std::io::Write as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let code = match cli::parse(std::env::args_os().skip(1).collect()) {
+        Ok(command) => run(command),
+        Err(problems) => {
+            let _ = writeln!(std::io::stderr(), "{problems}");
+            2
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn run(command: Command) -> u8 {
+    match command {
+        Command::Serve(start) => pillion::daemon::run(*start),
+        Command::Refuse(refusal) => pillion::daemon::refuse(&refusal),
+        Command::Check(paths) => {
+            let (text, code) = cli::check(&paths);
+            print(&text, code)
+        }
+        Command::Wait(port) => pillion::daemon::wait(port),
+        Command::Print(text, code) => print(&text, code),
+    }
+}
+
+/// A closed standard output is no reason to panic.
+fn print(text: &str, code: i32) -> u8 {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    u8::try_from(code).unwrap_or(1)
+}

@@ -18,7 +18,7 @@ impl Door {
         _pubsub: Arc<dyn PubSub>,
         _clock: Clock,
     ) -> Self {
-        unimplemented!()
+        Self {}
     }
 }
 
@@ -29,5 +29,12 @@ pub async fn serve(
     _door: Arc<Door>,
     _drain: Drain,
 ) {
-    unimplemented!()
+}
+
+pub mod tls {
+    pub fn acceptor(
+        _: &crate::resources::MqttTlsPlan,
+    ) -> Result<tokio_rustls::TlsAcceptor, String> {
+        Err("later".into())
+    }
 }

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub mod families;
+pub mod listener;
+mod process;
 
 /// Most series of one family; what comes after shares one whose labels are all `other`.
 pub const SERIES_MAX: usize = 512;

@@ -139,6 +139,52 @@ pub static INVOKE_ANSWER_LATENCY: Family<Histogram> = Family::new(
 pub static COMPONENT_LOADED: Family<Counter> =
     Family::new("dapr_runtime_component_loaded", "Components loaded", &["app_id"]);
 
+/// Components whose start was tried.
+pub static COMPONENT_INIT: Family<Counter> = Family::new(
+    "dapr_runtime_component_init_total",
+    "Components initialised",
+    &["app_id", "component"],
+);
+
+/// Components that failed to start.
+pub static COMPONENT_INIT_FAIL: Family<Counter> = Family::new(
+    "dapr_runtime_component_init_fail_total",
+    "Components that failed to initialise",
+    &["app_id", "component", "component_name", "reason"],
+);
+
+/// Bytes written to log and tree.
+pub static STORAGE_WRITTEN: Family<Counter> =
+    Family::new("pillion_storage_written_bytes_total", "Bytes written to log and tree", &[]);
+
+/// Syncs of the log.
+pub static STORAGE_SYNCS: Family<Counter> =
+    Family::new("pillion_storage_log_syncs_total", "Syncs of the log", &[]);
+
+/// Batches written to the log.
+pub static STORAGE_BATCHES: Family<Counter> =
+    Family::new("pillion_storage_log_batches_total", "Batches written to the log", &[]);
+
+/// Checkpoints finished.
+pub static STORAGE_CHECKPOINTS: Family<Counter> =
+    Family::new("pillion_storage_checkpoints_total", "Checkpoints finished", &[]);
+
+/// Bytes on disk.
+pub static STORAGE_DISK: Family<Gauge> =
+    Family::new("pillion_storage_disk_bytes", "Bytes of log and tree on disk", &[]);
+
+/// Memory of the index.
+pub static STORAGE_INDEX: Family<Gauge> =
+    Family::new("pillion_storage_index_bytes", "Memory of the index in bytes", &[]);
+
+/// New data is refused.
+pub static STORAGE_FULL: Family<Gauge> =
+    Family::new("pillion_storage_full", "1 while new data is refused for want of room", &[]);
+
+/// Storage is not well.
+pub static STORAGE_UNHEALTHY: Family<Gauge> =
+    Family::new("pillion_storage_unhealthy", "1 while storage reports damage or failure", &[]);
+
 /// MQTT clients connected.
 pub static MQTT_CONNECTIONS: Family<Gauge> =
     Family::new("pillion_mqtt_connections", "MQTT clients connected", &["listener"]);
@@ -194,6 +240,16 @@ pub fn write_all(out: &mut String) {
     INVOKE_ANSWERS_RECEIVED.write(out);
     INVOKE_ANSWER_LATENCY.write(out);
     COMPONENT_LOADED.write(out);
+    COMPONENT_INIT.write(out);
+    COMPONENT_INIT_FAIL.write(out);
+    STORAGE_WRITTEN.write(out);
+    STORAGE_SYNCS.write(out);
+    STORAGE_BATCHES.write(out);
+    STORAGE_CHECKPOINTS.write(out);
+    STORAGE_DISK.write(out);
+    STORAGE_INDEX.write(out);
+    STORAGE_FULL.write(out);
+    STORAGE_UNHEALTHY.write(out);
     MQTT_CONNECTIONS.write(out);
     MQTT_PACKETS.write(out);
     LINK_MESSAGES.write(out);
