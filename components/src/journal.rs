@@ -24,28 +24,28 @@
 //! Fresh records come from memory, as storage reports them; a consumer that falls behind its
 //! bounded queue reads on from storage until it has caught up.
 
+mod consumers;
 mod queue;
 mod reader;
 mod routes;
 mod slot;
+mod state;
 mod window;
 
-pub use queue::{LIVE_BYTES_MAX, LIVE_RECORDS_MAX};
+pub use queue::{LIVE_BYTES_MAX, LIVE_BYTES_MIN, LIVE_BYTES_OF_ALL_MAX, LIVE_RECORDS_MAX};
+pub(crate) use reader::Reader;
 pub use slot::IN_FLIGHT_BYTES_MAX;
 
 use crate::env::{self, Clock};
 use crate::error::{Error, Kind, Result};
-use crate::pubsub::{Assurance, Message, QueueStatus, Subscribe};
-use crate::storage::{Batch, Commit, Consumer, Durability, Record, Storage, Stream};
-use queue::Entry;
-pub(crate) use reader::Reader;
-use routes::Routes;
-use slot::{Offered, Open, Slot};
+use crate::pubsub::{Message, QueueStatus, Subscribe};
+use crate::storage::{Batch, Commit, Durability, Record, Storage, Stream};
+use queue::{Budget, Entry};
+use slot::Slot;
+use state::State;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
-use tokio::sync::Notify;
-use window::Window;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use tokio::task::AbortHandle;
 
 /// Most consumers of one stream, connected or not.
 pub const CONSUMERS_MAX: usize = 10_000;
@@ -63,8 +63,11 @@ pub const SAVE_LINGER_MS: u64 = 20;
 /// counts as its backlog is not far from the truth.
 const SAVE_AT: usize = 64;
 
-/// Buckets, by topic, in which messages on their way through storage are counted.
-const TRANSIT_BUCKETS: usize = 64;
+/// How often it is looked for consumers to forget.
+const HOUSEKEEPING_MS: u64 = 60_000;
+
+/// A connected consumer is noted as seen at least this often.
+const SEEN_MS: u64 = 3_600_000;
 
 /// A stream with its consumers. Cheap to clone.
 #[derive(Clone)]
@@ -78,21 +81,15 @@ struct Shared {
     /// Before the position in a message's id.
     id_prefix: String,
     state: Mutex<State>,
+    housekeeper: OnceLock<AbortHandle>,
 }
 
-struct State {
-    slots: Vec<Option<Slot>>,
-    by_name: HashMap<Arc<str>, u32>,
-    routes: Routes,
-    last_visible: u64,
-    /// Messages given to storage and not yet visible, by topic: a later one of the topic must not
-    /// overtake them.
-    in_transit: [u32; TRANSIT_BUCKETS],
-    owners: u64,
-    unstored: u64,
-    save_is_due: bool,
-    /// Scratch for routing.
-    matched: Vec<u32>,
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(housekeeper) = self.housekeeper.get() {
+            housekeeper.abort();
+        }
+    }
 }
 
 /// Messages on their way through storage. Dropping it does not take them back.
@@ -124,33 +121,18 @@ impl Journal {
         clock: Clock,
     ) -> Result<Self> {
         let stream = storage.stream(name)?;
-        let mut state = State {
-            slots: Vec::new(),
-            by_name: HashMap::new(),
-            routes: Routes::default(),
-            last_visible: storage.last_position(stream),
-            in_transit: [0; TRANSIT_BUCKETS],
-            owners: 0,
-            unstored: 0,
-            save_is_due: false,
-            matched: Vec::new(),
-        };
+        let mut state = State::new(storage.last_position(stream));
         for consumer in storage.consumers(stream) {
-            state.add(Slot {
-                name: consumer.name.as_str().into(),
-                durable: true,
-                wanted: Vec::new(),
-                except_origin: None,
-                limits: consumer.limits,
-                dropped: 0,
-                yielded_through: 0,
-                open: None,
-            });
+            let budget = Arc::clone(&state.budget);
+            state.add(Slot::new(&consumer.name, true, consumer.limits, budget));
             state.set_filters(&consumer.name, &consumer.filters, 0);
         }
-        let name = name.to_owned();
-        let shared =
-            Arc::new(Shared { storage, stream, clock, name, id_prefix, state: Mutex::new(state) });
+        let (name, state) = (name.to_owned(), Mutex::new(state));
+        let housekeeper = OnceLock::new();
+        let shared = Shared { storage, stream, clock, name, id_prefix, state, housekeeper };
+        let shared = Arc::new(shared);
+        let housekeeper = tokio::spawn(consumers::keep_house(Arc::downgrade(&shared)));
+        shared.housekeeper.get_or_init(|| housekeeper.abort_handle());
         let listener = Arc::downgrade(&shared);
         shared.storage.on_visible(
             stream,
@@ -215,23 +197,25 @@ impl Journal {
         if !subscribe.durable {
             return Ok(reader);
         }
-        let has_changed = stored.as_ref().is_none_or(|stored| {
-            stored.filters != subscribe.filters || stored.limits != subscribe.limits
-        });
-        let durability = if has_changed { Durability::Durable } else { Durability::Eventual };
-        let saved = match shared.save_consumer(&subscribe.consumer, stored.as_ref(), durability) {
+        if let Some(stored) = &stored
+            && stored.filters == subscribe.filters
+            && stored.limits == subscribe.limits
+        {
+            // Nothing that could be refused: a full disk keeps nobody from what waits.
+            shared.save_place(&subscribe.consumer);
+            return Ok(reader);
+        }
+        let saved = match shared.save_consumer(&subscribe.consumer, stored.as_ref()) {
             Ok(commit) => commit.await.map(drop),
             Err(error) => Err(error),
         };
-        match saved {
-            Ok(()) => Ok(reader),
-            Err(error) => {
-                if is_new {
-                    shared.state().remove(&subscribe.consumer);
-                }
-                Err(error.context(format_args!("consumer '{}'", subscribe.consumer)))
+        if let Err(error) = saved {
+            if is_new {
+                shared.state().remove(&subscribe.consumer);
             }
+            return Err(error.context(format_args!("consumer '{}'", subscribe.consumer)));
         }
+        Ok(reader)
     }
 
     /// Forgets a consumer and what waits for it; ends its reader. Unknown ones are forgotten
@@ -277,295 +261,45 @@ impl Shared {
     }
 
     /// Records have become visible.
-    fn route(&self, records: &[Record]) {
+    fn route(self: &Arc<Self>, records: &[Record]) {
         let mut state = self.state();
+        let budget = Arc::clone(&state.budget);
         for record in records {
             state.leave_transit(std::slice::from_ref(&record.message));
             state.last_visible = state.last_visible.max(record.position);
-            let entry = || self.entry(record);
+            let entry = || self.entry(record, &budget);
             state.deliver(&self.name, &record.message.topic, entry);
+        }
+        let must_save = std::mem::take(&mut state.passed) && !state.save_is_due;
+        state.save_is_due |= must_save;
+        drop(state);
+        if must_save {
+            self.save_soon();
         }
     }
 
-    fn entry(&self, record: &Record) -> Entry {
-        Entry {
-            position: record.position,
-            id: format!("{}{}", self.id_prefix, record.position).into(),
-            published_ms: record.appended_wall_ms,
-            expires_ms: record.expires_ms,
-            message: Arc::clone(&record.message),
-        }
+    fn entry(&self, record: &Record, budget: &Arc<Budget>) -> Entry {
+        let id = format!("{}{}", self.id_prefix, record.position);
+        let times = (record.appended_wall_ms, record.expires_ms);
+        Entry::new(record.position, id, times, Arc::clone(&record.message), budget)
     }
 
     fn deliver_unstored(&self, state: &mut State, message: &Arc<Message>) {
         state.unstored += 1;
-        let (number, now_ms) = (state.unstored, self.clock.now_ms());
-        let entry = || Entry {
-            position: 0,
-            id: format!("{}{:x}-{number}", self.id_prefix, *RUN).into(),
-            published_ms: self.clock.wall_ms(),
-            expires_ms: message.ttl_ms.map(|ttl_ms| now_ms.saturating_add(ttl_ms)),
-            message: Arc::clone(message),
+        let (number, budget) = (state.unstored, Arc::clone(&state.budget));
+        let entry = || {
+            let id = format!("{}{:x}-{number}", self.id_prefix, *RUN);
+            let expires_ms = |ttl_ms| self.clock.now_ms().saturating_add(ttl_ms);
+            let times = (self.clock.wall_ms(), message.ttl_ms.map(expires_ms));
+            Entry::new(0, id, times, Arc::clone(message), &budget)
         };
         state.deliver(&self.name, &message.topic, entry);
-    }
-
-    fn stored(&self, consumer: &str) -> Option<Consumer> {
-        self.storage.consumers(self.stream).into_iter().find(|stored| stored.name == consumer)
-    }
-
-    /// Makes or finds the slot of a consumer and gives it a reader. Whether the slot is new.
-    fn open_consumer(
-        self: &Arc<Self>,
-        subscribe: &Subscribe,
-        stored: Option<&Consumer>,
-    ) -> Result<(Reader, bool)> {
-        let name = &*subscribe.consumer;
-        let mut state = self.state();
-        let known = state.by_name.get(name).and_then(|id| state.slots[*id as usize].as_ref());
-        if known.is_some_and(|slot| slot.durable && !subscribe.durable) {
-            let message = format!("consumer '{name}' is a durable one: unsubscribe it first");
-            return Err(Error::new(Kind::Invalid, message));
-        }
-        let window = known.filter(|slot| slot.durable).and_then(Slot::window);
-        let is_new = !(subscribe.durable && known.is_some());
-        if is_new {
-            state.remove(name);
-            if state.by_name.len() >= CONSUMERS_MAX {
-                let message = format!("{CONSUMERS_MAX} consumers are open or remembered");
-                return Err(Error::new(Kind::Overloaded, message));
-            }
-            state.add(Slot {
-                name: name.into(),
-                durable: subscribe.durable,
-                wanted: Vec::new(),
-                except_origin: None,
-                limits: subscribe.limits.clone(),
-                dropped: 0,
-                yielded_through: 0,
-                open: None,
-            });
-        }
-        // Listeners are told a moment later than readers see.
-        let visible = self.storage.last_position(self.stream).max(state.last_visible);
-        let window = window.unwrap_or_else(|| match stored {
-            Some(stored) => Window::new(stored.cursor, &stored.acknowledged),
-            None => Window::new(visible, &[]),
-        });
-        // A new consumer starts after what is visible, so none of its filters needs a start.
-        state.set_filters(name, &subscribe.filters, if is_new { 0 } else { visible });
-        state.owners += 1;
-        let (owner, notify) = (state.owners, Arc::new(Notify::new()));
-        let Some((id, slot)) = state.find(name) else {
-            return Err(Error::new(Kind::Internal, "a consumer just added is gone"));
-        };
-        slot.except_origin.clone_from(&subscribe.except_origin);
-        slot.limits.clone_from(&subscribe.limits);
-        let open = Open::new(owner, Arc::clone(&notify), window, visible);
-        if let Some(earlier) = slot.open.replace(Box::new(open)) {
-            earlier.notify.notify_one();
-        }
-        Ok((Reader::new(Arc::clone(self), id, owner, notify), is_new))
-    }
-
-    /// Writes all of a durable consumer as it is now.
-    fn save_consumer(
-        &self,
-        name: &str,
-        stored: Option<&Consumer>,
-        durability: Durability,
-    ) -> Result<Commit> {
-        let consumer = {
-            let mut state = self.state();
-            let last_visible = state.last_visible;
-            let Some((_, slot)) = state.find(name) else {
-                return Err(Error::new(Kind::Closed, "the consumer was forgotten meanwhile"));
-            };
-            let (filters, limits) = (slot.filters(), slot.limits.clone());
-            let progress = slot.progress(last_visible);
-            let (cursor, acknowledged) = progress.map_or_else(
-                || {
-                    stored
-                        .map_or((last_visible, Vec::new()), |s| (s.cursor, s.acknowledged.clone()))
-                },
-                |(cursor, done)| (cursor, done.to_vec()),
-            );
-            let dropped = stored.map_or(0, |stored| stored.dropped);
-            let (name, seen_ms) = (name.to_owned(), self.clock.now_ms());
-            Consumer { name, filters, cursor, acknowledged, limits, dropped, seen_ms }
-        };
-        let mut batch = Batch::new();
-        batch.set_consumer(self.stream, &consumer);
-        self.storage.commit(batch, durability)
-    }
-
-    /// Writes the moves of every consumer that has some.
-    fn save(&self) {
-        let mut batch = Batch::new();
-        let mut saved = Vec::new();
-        {
-            let mut state = self.state();
-            state.save_is_due = false;
-            let last_visible = state.last_visible;
-            for slot in state.slots.iter_mut().flatten() {
-                if !slot.durable || slot.open.as_ref().is_none_or(|open| open.unsaved == 0) {
-                    continue;
-                }
-                let name = Arc::clone(&slot.name);
-                if let Some((cursor, done)) = slot.progress(last_visible) {
-                    batch.move_consumer(self.stream, &name, cursor, done);
-                    saved.push(name);
-                }
-            }
-        }
-        if saved.is_empty() {
-            return;
-        }
-        if let Err(error) = self.storage.commit(batch, Durability::Eventual) {
-            // They go with the next acknowledgement; until then a crash means duplicates.
-            tracing::warn!(stream = self.name, %error, "cursors of consumers were not saved");
-            let mut state = self.state();
-            for name in saved {
-                if let Some(open) = state.find(&name).and_then(|(_, slot)| slot.open.as_mut()) {
-                    open.unsaved += 1;
-                }
-            }
-        }
-    }
-
-    /// Has [`save`](Self::save) called soon. The task lives for the linger only and holds nothing.
-    fn save_soon(self: &Arc<Self>) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return self.save() };
-        let shared = Arc::downgrade(self);
-        runtime.spawn(async move {
-            tokio::time::sleep(Duration::from_millis(SAVE_LINGER_MS)).await;
-            if let Some(shared) = shared.upgrade() {
-                shared.save();
-            }
-        });
-    }
-}
-
-impl State {
-    fn find(&mut self, name: &str) -> Option<(u32, &mut Slot)> {
-        let id = *self.by_name.get(name)?;
-        Some((id, self.slots.get_mut(id as usize)?.as_mut()?))
-    }
-
-    fn slot(&mut self, id: u32) -> Option<&mut Slot> {
-        self.slots.get_mut(id as usize)?.as_mut()
-    }
-
-    fn add(&mut self, slot: Slot) {
-        let free = self.slots.iter().position(Option::is_none);
-        let id = free.unwrap_or(self.slots.len());
-        self.by_name.insert(Arc::clone(&slot.name), u32::try_from(id).unwrap_or(u32::MAX));
-        if free.is_none() {
-            self.slots.push(None);
-        }
-        self.slots[id] = Some(slot);
-    }
-
-    /// Removes a consumer from memory and ends its reader.
-    fn remove(&mut self, name: &str) -> Option<Slot> {
-        let id = self.by_name.remove(name)?;
-        let slot = self.slots.get_mut(id as usize)?.take()?;
-        for wanted in &slot.wanted {
-            self.routes.remove(&wanted.filter, id);
-        }
-        if let Some(open) = &slot.open {
-            open.notify.notify_one();
-        }
-        Some(slot)
-    }
-
-    fn set_filters(&mut self, name: &str, filters: &[crate::topic::Filter], since: u64) {
-        let Some((id, slot)) = self.find(name) else { return };
-        let gone = slot.set_filters(filters, since);
-        for filter in &gone {
-            self.routes.remove(filter, id);
-        }
-        for filter in filters {
-            self.routes.insert(filter, id);
-        }
-    }
-
-    /// Whether these messages must go through storage, and if so whether with a sync. `with_more`:
-    /// something else is stored with them.
-    fn must_store(&mut self, messages: &[Arc<Message>], with_more: bool) -> Option<bool> {
-        let (mut must_store, mut must_sync) = (with_more, false);
-        let mut matched = std::mem::take(&mut self.matched);
-        for message in messages {
-            let wants_to_be_sure = message.assurance == Assurance::AtLeastOnce;
-            must_sync |= with_more && wants_to_be_sure;
-            must_store |= self.in_transit[bucket(&message.topic)] > 0;
-            self.routes.collect(&message.topic, &mut matched);
-            for id in &matched {
-                let Some(Some(slot)) = self.slots.get(*id as usize) else { continue };
-                if !slot.durable || slot.leaves_out(message) {
-                    continue;
-                }
-                let bytes = message.topic.len() + message.payload.len();
-                must_store |= wants_to_be_sure || !slot.takes_live(bytes);
-                must_sync |= wants_to_be_sure;
-            }
-        }
-        self.matched = matched;
-        must_store.then_some(must_sync)
-    }
-
-    /// Hands a message to everybody who wants it. `entry` is called if there is anybody.
-    fn deliver(&mut self, stream: &str, topic: &str, entry: impl FnOnce() -> Entry) {
-        let mut matched = std::mem::take(&mut self.matched);
-        self.routes.collect(topic, &mut matched);
-        let mut open = matched
-            .iter()
-            .filter(|id| {
-                self.slots
-                    .get(**id as usize)
-                    .is_some_and(|slot| slot.as_ref().is_some_and(|slot| slot.open.is_some()))
-            })
-            .copied()
-            .peekable();
-        if open.peek().is_some() {
-            let ids = open.collect::<Vec<_>>();
-            let entry = entry();
-            for id in ids {
-                let Some(slot) = self.slot(id) else { continue };
-                if slot.offer(&entry) == Offered::DroppedFirst {
-                    let consumer = &*slot.name;
-                    tracing::warn!(stream, consumer, "queue is full: oldest messages are dropped");
-                }
-            }
-        }
-        self.matched = matched;
-    }
-
-    fn enter_transit(&mut self, messages: &[Arc<Message>]) {
-        for message in messages {
-            self.in_transit[bucket(&message.topic)] += 1;
-        }
-    }
-
-    fn leave_transit(&mut self, messages: &[Arc<Message>]) {
-        for message in messages {
-            let count = &mut self.in_transit[bucket(&message.topic)];
-            *count = count.saturating_sub(1);
-        }
     }
 }
 
 /// Tells ids of messages that were never stored from those of earlier runs.
 static RUN: std::sync::LazyLock<u32> =
     std::sync::LazyLock::new(|| u32::try_from(env::random_u64() >> 32).unwrap_or_default());
-
-/// FNV-1a of the topic: spreads a handful of topics well enough, in a few nanoseconds.
-fn bucket(topic: &str) -> usize {
-    let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    });
-    (hash ^ (hash >> 32)) as usize % TRANSIT_BUCKETS
-}
 
 fn check(subscribe: &Subscribe) -> Result<()> {
     let name_bytes = subscribe.consumer.len();
@@ -583,3 +317,6 @@ fn check_filters(filters: &[crate::topic::Filter]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

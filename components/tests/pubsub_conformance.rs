@@ -1,5 +1,7 @@
 //! The pub/sub suite over the components that keep their topics in this process.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 #[path = "suite/pubsub.rs"]
 #[macro_use]
 mod suite;

@@ -1,5 +1,7 @@
 //! The secrets suite over every row of the catalogue.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 #[path = "suite/secrets.rs"]
 #[macro_use]
 mod suite;

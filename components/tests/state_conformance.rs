@@ -1,5 +1,7 @@
 //! The state suite over every row of the catalogue that needs nothing from outside.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 #[path = "suite/state.rs"]
 #[macro_use]
 mod suite;

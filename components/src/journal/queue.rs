@@ -3,6 +3,7 @@
 use crate::pubsub::Message;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most messages that wait in memory for one subscription. A durable one that falls further behind
 /// goes on from storage; one that is not loses its oldest.
@@ -12,8 +13,25 @@ pub const LIVE_RECORDS_MAX: usize = 1024;
 /// subscriptions that wait for them, so this bounds what the slowest one keeps alive.
 pub const LIVE_BYTES_MAX: usize = 1 << 20;
 
-/// A message as one subscription sees it.
-#[derive(Debug, Clone)]
+/// Most bytes that all subscriptions of one stream keep alive together. Beyond it each of them has
+/// only [`LIVE_BYTES_MIN`]: a thousand slow ones must not take the gateway's memory.
+pub const LIVE_BYTES_OF_ALL_MAX: usize = 16 << 20;
+
+/// What a subscription may keep whatever the others do.
+pub const LIVE_BYTES_MIN: usize = 16 << 10;
+
+/// Bytes of messages that are in memory for the subscriptions of a stream, each counted once.
+#[derive(Debug, Default)]
+pub(super) struct Budget(AtomicUsize);
+
+impl Budget {
+    pub(super) fn is_spent(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > LIVE_BYTES_OF_ALL_MAX
+    }
+}
+
+/// A message in memory; the subscriptions that wait for it or hold it share it.
+#[derive(Debug)]
 pub(super) struct Entry {
     /// Place in the stream; 0 for a message that was never stored.
     pub(super) position: u64,
@@ -23,9 +41,25 @@ pub(super) struct Entry {
     /// In milliseconds of [`crate::env::Clock::now_ms`].
     pub(super) expires_ms: Option<u64>,
     pub(super) message: Arc<Message>,
+    budget: Arc<Budget>,
 }
 
 impl Entry {
+    /// A message at its place, with its name. When it was published and when it expires follow.
+    pub(super) fn new(
+        position: u64,
+        id: String,
+        times: (u64, Option<u64>),
+        message: Arc<Message>,
+        budget: &Arc<Budget>,
+    ) -> Self {
+        let (published_ms, expires_ms) = times;
+        let budget = Arc::clone(budget);
+        let entry = Self { position, id: id.into(), published_ms, expires_ms, message, budget };
+        entry.budget.0.fetch_add(entry.bytes(), Ordering::Relaxed);
+        entry
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.message.topic.len() + self.message.payload.len()
     }
@@ -35,10 +69,16 @@ impl Entry {
     }
 }
 
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes(), Ordering::Relaxed);
+    }
+}
+
 /// First in, first out, with a count of its bytes.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Arc<Entry>>,
     bytes: usize,
 }
 
@@ -57,12 +97,12 @@ impl Queue {
             || (self.entries.len() < LIVE_RECORDS_MAX && self.bytes + bytes <= bytes_max)
     }
 
-    pub(super) fn push(&mut self, entry: Entry) {
+    pub(super) fn push(&mut self, entry: Arc<Entry>) {
         self.bytes += entry.bytes();
         self.entries.push_back(entry);
     }
 
-    pub(super) fn pop(&mut self) -> Option<Entry> {
+    pub(super) fn pop(&mut self) -> Option<Arc<Entry>> {
         let entry = self.entries.pop_front()?;
         self.bytes -= entry.bytes();
         if self.entries.is_empty() && self.entries.capacity() > LIVE_RECORDS_MAX / 16 {
@@ -79,7 +119,7 @@ impl Queue {
 
     /// Keeps the entries that are still wanted.
     pub(super) fn retain(&mut self, wanted: impl Fn(&Entry) -> bool) {
-        self.entries.retain(wanted);
-        self.bytes = self.entries.iter().map(Entry::bytes).sum();
+        self.entries.retain(|entry| wanted(entry));
+        self.bytes = self.entries.iter().map(|entry| entry.bytes()).sum();
     }
 }

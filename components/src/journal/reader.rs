@@ -4,7 +4,7 @@ use super::slot::Step;
 use super::{SAVE_AT, Shared, check_filters};
 use crate::error::{Error, Kind, Result};
 use crate::pubsub::{Delivery, Subscription};
-use crate::storage::{Batch, Durability, Record};
+use crate::storage::Record;
 use crate::topic::Filter;
 use async_trait::async_trait;
 use std::pin::Pin;
@@ -13,9 +13,6 @@ use tokio::sync::Notify;
 
 /// Most records of one read from storage.
 const READ_RECORDS_MAX: usize = 128;
-
-/// Most bytes of one read from storage, but always one record.
-const READ_BYTES_MAX: usize = 256 << 10;
 
 type Reading = Pin<Box<dyn Future<Output = Result<(Vec<Record>, u64)>> + Send>>;
 
@@ -41,12 +38,12 @@ impl Reader {
         state.slot(self.slot)?.step(self.owner, self.shared.clock.now_ms(), last_visible)
     }
 
-    fn read(&self, after: u64) -> Reading {
+    fn read(&self, after: u64, bytes_max: usize) -> Reading {
         let (storage, stream) = (self.shared.storage.clone(), self.shared.stream);
         let filters = self.shared.state().slot(self.slot).map(|slot| slot.filters());
         Box::pin(async move {
             let filters = filters.unwrap_or_default();
-            storage.read(stream, after, &filters, READ_RECORDS_MAX, READ_BYTES_MAX).await
+            storage.read(stream, after, &filters, READ_RECORDS_MAX, bytes_max).await
         })
     }
 
@@ -65,11 +62,11 @@ impl Subscription for Reader {
                 None => return Err(closed()),
                 Some(Step::Yield(delivery)) => return Ok(delivery),
                 Some(Step::Wait) => self.notify.notified().await,
-                Some(Step::Read(after)) => {
+                Some(Step::Read { after, bytes_max }) => {
                     let reading = match &mut self.reading {
                         Some(reading) => reading,
                         None => {
-                            let reading = self.read(after);
+                            let reading = self.read(after, bytes_max);
                             self.reading.insert(reading)
                         }
                     };
@@ -77,8 +74,10 @@ impl Subscription for Reader {
                     self.reading = None;
                     let (records, looked_through) = read?;
                     let shared = &self.shared;
-                    let entries = records.iter().map(|record| shared.entry(record)).collect();
-                    if let Some(slot) = shared.state().slot(self.slot) {
+                    let mut state = shared.state();
+                    let entry = |record| Arc::new(shared.entry(record, &state.budget));
+                    let entries = records.iter().map(entry).collect();
+                    if let Some(slot) = state.slot(self.slot) {
                         slot.fill(self.owner, entries, looked_through);
                     }
                 }
@@ -128,7 +127,7 @@ impl Subscription for Reader {
         if durable {
             // Queued before anything that is published from now on, so it need not be awaited.
             let stored = self.shared.stored(&name);
-            self.shared.save_consumer(&name, stored.as_ref(), Durability::Durable)?;
+            drop(self.shared.save_consumer(&name, stored.as_ref())?);
         }
         Ok(())
     }
@@ -136,10 +135,8 @@ impl Subscription for Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let mut batch = None;
-        {
+        let name = {
             let mut state = self.shared.state();
-            let last_visible = state.last_visible;
             let Some(slot) = state.slot(self.slot) else { return };
             if slot.open.as_ref().is_none_or(|open| open.owner != self.owner) {
                 return;
@@ -149,16 +146,11 @@ impl Drop for Reader {
                 state.remove(&name);
                 return;
             }
-            if let Some((cursor, done)) = slot.progress(last_visible) {
-                let batch = batch.get_or_insert_with(Batch::new);
-                batch.move_consumer(self.shared.stream, &name, cursor, done);
-            }
+            name
+        };
+        self.shared.save_place(&name);
+        if let Some((_, slot)) = self.shared.state().find(&name) {
             slot.open = None;
-        }
-        if let Some(batch) = batch
-            && let Err(error) = self.shared.storage.commit(batch, Durability::Eventual)
-        {
-            tracing::warn!(stream = self.shared.name, %error, "a cursor was not saved");
         }
     }
 }

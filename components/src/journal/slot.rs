@@ -1,7 +1,7 @@
 //! One consumer: what it wants, what waits for it, what it holds. No I/O: the reader asks for a
 //! [`Step`] and does it.
 
-use super::queue::{Entry, Queue};
+use super::queue::{Budget, Entry, LIVE_BYTES_MAX, LIVE_BYTES_MIN, Queue};
 use super::window::Window;
 use crate::pubsub::{Assurance, Delivery, Message, QueueLimits};
 use crate::topic::Filter;
@@ -12,6 +12,9 @@ use tokio::sync::Notify;
 /// Most bytes that one subscription holds unacknowledged, but always one message. They stay in
 /// memory so that a refused one is yielded again without a read.
 pub const IN_FLIGHT_BYTES_MAX: usize = 1 << 20;
+
+/// Most bytes of one read from storage, but always one record.
+const READ_BYTES_MAX: usize = 256 << 10;
 
 /// Marks tokens of messages that have no place in the stream.
 const UNSTORED: u64 = 1 << 63;
@@ -31,10 +34,12 @@ pub(super) struct Slot {
     pub(super) wanted: Vec<Wanted>,
     pub(super) except_origin: Option<Arc<str>>,
     pub(super) limits: QueueLimits,
+    /// What all consumers of the stream share.
+    budget: Arc<Budget>,
     /// Messages dropped from memory at a bound.
     pub(super) dropped: u64,
     /// Highest position ever yielded to it by this process.
-    pub(super) yielded_through: u64,
+    yielded_through: u64,
     /// There while somebody takes from it.
     pub(super) open: Option<Box<Open>>,
 }
@@ -46,7 +51,7 @@ pub(super) struct Open {
     pub(super) owner: u64,
     pub(super) notify: Arc<Notify>,
     queue: Queue,
-    held: BTreeMap<u64, Entry>,
+    held: BTreeMap<u64, Arc<Entry>>,
     held_bytes: usize,
     /// Tokens of held messages to yield again.
     refused: BTreeSet<u64>,
@@ -67,8 +72,11 @@ pub(super) enum Step {
     Yield(Delivery),
     /// Nothing to yield now; the notify tells when to look again.
     Wait,
-    /// Read records after this position and hand them to [`Slot::fill`].
-    Read(u64),
+    /// Read records after this position, about so many bytes, and hand them to [`Slot::fill`].
+    Read {
+        after: u64,
+        bytes_max: usize,
+    },
 }
 
 /// What became of a message that was offered.
@@ -76,6 +84,8 @@ pub(super) enum Step {
 pub(super) enum Offered {
     Taken,
     NotTaken,
+    /// Left out for its origin: the cursor may pass it.
+    LeftOut,
     /// Something was dropped at a bound, for the first time.
     DroppedFirst,
 }
@@ -112,7 +122,7 @@ impl Open {
             && (self.held.is_empty() || self.held_bytes < IN_FLIGHT_BYTES_MAX)
     }
 
-    fn release(&mut self, token: u64) -> Option<Entry> {
+    fn release(&mut self, token: u64) -> Option<Arc<Entry>> {
         let entry = self.held.remove(&token)?;
         self.held_bytes -= entry.bytes();
         self.refused.remove(&token);
@@ -121,6 +131,21 @@ impl Open {
 }
 
 impl Slot {
+    /// A consumer that nobody takes from and that wants nothing yet.
+    pub(super) fn new(name: &str, durable: bool, limits: QueueLimits, budget: Arc<Budget>) -> Self {
+        Self {
+            name: name.into(),
+            durable,
+            wanted: Vec::new(),
+            except_origin: None,
+            limits,
+            budget,
+            dropped: 0,
+            yielded_through: 0,
+            open: None,
+        }
+    }
+
     /// Whether fresh messages reach it from memory, so that one nobody must keep need not be
     /// stored for it.
     pub(super) fn takes_live(&self, bytes: usize) -> bool {
@@ -130,9 +155,12 @@ impl Slot {
     }
 
     fn bytes_max(&self) -> usize {
-        let limit = usize::try_from(self.limits.backlog_bytes_max).unwrap_or(usize::MAX);
+        if self.budget.is_spent() {
+            return LIVE_BYTES_MIN;
+        }
         // For a durable consumer the limit is on what storage keeps.
-        if self.durable { super::LIVE_BYTES_MAX } else { limit.min(super::LIVE_BYTES_MAX) }
+        let limit = usize::try_from(self.limits.backlog_bytes_max).unwrap_or(usize::MAX);
+        if self.durable { LIVE_BYTES_MAX } else { limit.min(LIVE_BYTES_MAX) }
     }
 
     /// Whether it leaves out messages of this origin.
@@ -155,7 +183,7 @@ impl Slot {
     }
 
     /// A message that one of its filters matches has become visible.
-    pub(super) fn offer(&mut self, entry: &Entry) -> Offered {
+    pub(super) fn offer(&mut self, entry: &Arc<Entry>) -> Offered {
         let wants = self.wants(entry.position, &entry.message);
         let bytes_max = self.bytes_max();
         let Some(open) = &mut self.open else { return Offered::NotTaken };
@@ -166,7 +194,7 @@ impl Slot {
         }
         if !wants {
             open.unsaved += usize::from(self.durable);
-            return Offered::NotTaken;
+            return if self.durable { Offered::LeftOut } else { Offered::NotTaken };
         }
         let mut offered = Offered::Taken;
         while !open.queue.has_room(entry.bytes(), bytes_max) {
@@ -185,7 +213,7 @@ impl Slot {
             }
             open.queue.pop();
         }
-        open.queue.push(entry.clone());
+        open.queue.push(Arc::clone(entry));
         open.notify.notify_one();
         offered
     }
@@ -196,7 +224,7 @@ impl Slot {
         while let Some(token) = open.refused.pop_first() {
             let Some(entry) = open.held.get(&token).cloned() else { continue };
             if !entry.has_expired(now_ms) {
-                return Some(Step::Yield(delivery(token, true, entry, now_ms)));
+                return Some(Step::Yield(delivery(token, true, &entry, now_ms)));
             }
             self.ack(owner, token, last_visible);
             return self.step(owner, now_ms, last_visible);
@@ -221,10 +249,10 @@ impl Slot {
             let again = is_stored && entry.position <= self.yielded_through;
             if token > 0 {
                 open.held_bytes += entry.bytes();
-                open.held.insert(token, entry.clone());
+                open.held.insert(token, Arc::clone(&entry));
             }
             self.yielded_through = self.yielded_through.max(entry.position);
-            return Some(Step::Yield(delivery(token, again, entry, now_ms)));
+            return Some(Step::Yield(delivery(token, again, &entry, now_ms)));
         }
         if !self.durable || open.is_live {
             return Some(Step::Wait);
@@ -233,11 +261,13 @@ impl Slot {
             open.is_live = true;
             return Some(Step::Wait);
         }
-        Some(Step::Read(open.read_through))
+        let after = open.read_through;
+        let bytes_max = if self.budget.is_spent() { LIVE_BYTES_MIN } else { READ_BYTES_MAX };
+        Some(Step::Read { after, bytes_max })
     }
 
     /// Takes records that were read, and the position up to which was looked.
-    pub(super) fn fill(&mut self, owner: u64, entries: Vec<Entry>, looked_through: u64) {
+    pub(super) fn fill(&mut self, owner: u64, entries: Vec<Arc<Entry>>, looked_through: u64) {
         let Some(mut open) = self.open.take_if(|open| open.owner == owner) else { return };
         for entry in entries {
             if entry.position > open.read_through && !open.window.is_done(entry.position) {
@@ -333,8 +363,8 @@ impl Slot {
     }
 }
 
-fn delivery(token: u64, again: bool, entry: Entry, now_ms: u64) -> Delivery {
-    let mut message = entry.message;
+fn delivery(token: u64, again: bool, entry: &Entry, now_ms: u64) -> Delivery {
+    let mut message = Arc::clone(&entry.message);
     if let Some(expires_ms) = entry.expires_ms {
         // What is left of it; the payload is shared all the same.
         let ttl_ms = Some(expires_ms.saturating_sub(now_ms));
@@ -342,5 +372,6 @@ fn delivery(token: u64, again: bool, entry: Entry, now_ms: u64) -> Delivery {
             message = Arc::new(Message { ttl_ms, ..Message::clone(&message) });
         }
     }
-    Delivery { token, id: entry.id, published_ms: entry.published_ms, again, message }
+    let (id, published_ms) = (Arc::clone(&entry.id), entry.published_ms);
+    Delivery { token, id, published_ms, again, message }
 }

@@ -7,7 +7,7 @@
 //! That nothing comes is shown by what comes next, not by waiting.
 
 #![allow(dead_code, unused_macros, reason = "each test file uses a part")]
-#![allow(clippy::print_stdout, reason = "a failing test shows its seed")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests; a seed is shown on failure")]
 
 use bytes::Bytes;
 use pillion_components::env::{self, Clock};
@@ -22,11 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest wait for something that must come.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a component offers beyond the laws for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offer {
+pub(crate) enum Offer {
     /// Acknowledgements out of order are remembered when a subscription is opened again.
     RemembersAcks,
     /// A refused message comes before later ones of its topic.
@@ -46,7 +46,7 @@ pub enum Offer {
 }
 
 /// Everything there is to offer.
-pub const ALL: &[Offer] = &[
+pub(crate) const ALL: &[Offer] = &[
     Offer::RemembersAcks,
     Offer::NacksInOrder,
     Offer::LeavesOutOrigin,
@@ -58,17 +58,17 @@ pub const ALL: &[Offer] = &[
 ];
 
 /// Opens the component again over what it has stored, where it stores anything.
-pub type Reopen = Box<dyn Fn() -> Arc<dyn PubSub> + Send + Sync>;
+pub(crate) type Reopen = Box<dyn Fn() -> Arc<dyn PubSub> + Send + Sync>;
 
 /// A component under test.
-pub struct Subject {
-    pub pubsub: Arc<dyn PubSub>,
-    pub offers: &'static [Offer],
+pub(crate) struct Subject {
+    pub(crate) pubsub: Arc<dyn PubSub>,
+    pub(crate) offers: &'static [Offer],
     /// The component's time, where a test can move it.
-    pub clock: Option<Clock>,
-    pub reopen: Option<Reopen>,
+    pub(crate) clock: Option<Clock>,
+    pub(crate) reopen: Option<Reopen>,
     /// Kept while the test runs: a directory, a broker.
-    pub holds: Box<dyn std::any::Any + Send + Sync>,
+    pub(crate) holds: Box<dyn std::any::Any + Send + Sync>,
 }
 
 impl Subject {
@@ -85,15 +85,15 @@ impl Subject {
     }
 }
 
-pub fn message(topic: &str, payload: impl ToString) -> Message {
+pub(crate) fn message(topic: &str, payload: impl ToString) -> Message {
     Message { topic: topic.into(), payload: Bytes::from(payload.to_string()), ..Message::default() }
 }
 
-pub fn filters(texts: &[&str]) -> Vec<Filter> {
+pub(crate) fn filters(texts: &[&str]) -> Vec<Filter> {
     texts.iter().map(|text| Filter::new(text).expect("a filter")).collect()
 }
 
-pub fn live(consumer: &str, texts: &[&str]) -> Subscribe {
+pub(crate) fn live(consumer: &str, texts: &[&str]) -> Subscribe {
     Subscribe {
         consumer: consumer.to_owned(),
         filters: filters(texts),
@@ -104,11 +104,11 @@ pub fn live(consumer: &str, texts: &[&str]) -> Subscribe {
     }
 }
 
-pub fn durable(consumer: &str, texts: &[&str]) -> Subscribe {
+pub(crate) fn durable(consumer: &str, texts: &[&str]) -> Subscribe {
     Subscribe { durable: true, ..live(consumer, texts) }
 }
 
-pub async fn next(subscription: &mut Box<dyn Subscription>) -> Delivery {
+pub(crate) async fn next(subscription: &mut Box<dyn Subscription>) -> Delivery {
     result(subscription).await.expect("a delivery")
 }
 
@@ -116,7 +116,7 @@ async fn result(subscription: &mut Box<dyn Subscription>) -> Result<Delivery> {
     tokio::time::timeout(PATIENCE, subscription.next()).await.expect("an answer in time")
 }
 
-pub fn text(delivery: &Delivery) -> &str {
+pub(crate) fn text(delivery: &Delivery) -> &str {
     std::str::from_utf8(&delivery.message.payload).expect("text")
 }
 
@@ -148,7 +148,7 @@ async fn is_idle(subscription: &mut Box<dyn Subscription>) -> bool {
     }
 }
 
-pub async fn messages_of_a_topic_come_in_order(subject: Subject) {
+pub(crate) async fn messages_of_a_topic_come_in_order(subject: Subject) {
     let mut subscription = subject.subscribe(live("order", &["order/+"])).await;
     for number in 0..100 {
         subject.publish(&format!("order/{}", number % 3), number).await;
@@ -164,7 +164,7 @@ pub async fn messages_of_a_topic_come_in_order(subject: Subject) {
     assert!(by_topic.values().all(|numbers| numbers.is_sorted()), "{by_topic:?}");
 }
 
-pub async fn filters_choose_and_overlap_gives_one_copy(subject: Subject) {
+pub(crate) async fn filters_choose_and_overlap_gives_one_copy(subject: Subject) {
     if !subject.pubsub.features().contains(&Feature::SubscribeWildcards) {
         return;
     }
@@ -178,7 +178,7 @@ pub async fn filters_choose_and_overlap_gives_one_copy(subject: Subject) {
     assert_eq!(taken, ["wild/a", "wild/a/x", "wild/c/x", "wild/b", "end"]);
 }
 
-pub async fn every_subscription_gets_its_copy(subject: Subject) {
+pub(crate) async fn every_subscription_gets_its_copy(subject: Subject) {
     let mut left = subject.subscribe(live("copy-left", &["copy"])).await;
     let mut right = subject.subscribe(durable("copy-right", &["copy"])).await;
     for number in 0..10 {
@@ -188,7 +188,7 @@ pub async fn every_subscription_gets_its_copy(subject: Subject) {
     assert_eq!(take_all(&mut right, 10).await, numbers(0..10));
 }
 
-pub async fn a_durable_subscription_goes_on_where_it_stopped(subject: Subject) {
+pub(crate) async fn a_durable_subscription_goes_on_where_it_stopped(subject: Subject) {
     let asked = durable("goes-on", &["goes/on"]);
     let mut subscription = subject.subscribe(asked.clone()).await;
     for number in 0..5 {
@@ -212,7 +212,7 @@ pub async fn a_durable_subscription_goes_on_where_it_stopped(subject: Subject) {
     assert_eq!(take_all(&mut subscription, 5).await, numbers(3..8));
 }
 
-pub async fn a_durable_subscription_survives_its_component(subject: Subject) {
+pub(crate) async fn a_durable_subscription_survives_its_component(subject: Subject) {
     let Some(reopen) = &subject.reopen else { return };
     let asked = durable("survives", &["survives/#"]);
     let mut subscription = subject.subscribe(asked.clone()).await;
@@ -229,7 +229,7 @@ pub async fn a_durable_subscription_survives_its_component(subject: Subject) {
     assert_eq!(take_all(&mut subscription, 18).await, numbers(7..25));
 }
 
-pub async fn acknowledgements_may_come_out_of_order(subject: Subject) {
+pub(crate) async fn acknowledgements_may_come_out_of_order(subject: Subject) {
     let asked = durable("acks", &["acks"]);
     let mut subscription = subject.subscribe(asked.clone()).await;
     for number in 0..20 {
@@ -257,7 +257,7 @@ pub async fn acknowledgements_may_come_out_of_order(subject: Subject) {
     assert_eq!(left.len(), expected + 1, "{left:?}");
 }
 
-pub async fn a_window_holds_so_many_and_no_more(subject: Subject) {
+pub(crate) async fn a_window_holds_so_many_and_no_more(subject: Subject) {
     let mut held = subject.subscribe(durable("window", &["window"])).await;
     let mut probe = subject.subscribe(live("window-probe", &["window"])).await;
     for number in 0..IN_FLIGHT_MAX + 10 {
@@ -277,7 +277,7 @@ pub async fn a_window_holds_so_many_and_no_more(subject: Subject) {
     assert_eq!(take_all(&mut held, 10).await, numbers(IN_FLIGHT_MAX..IN_FLIGHT_MAX + 10));
 }
 
-pub async fn a_refused_message_comes_again(subject: Subject) {
+pub(crate) async fn a_refused_message_comes_again(subject: Subject) {
     for (name, asked) in
         [("nack/d", durable("nack-d", &["nack/d"])), ("nack/l", live("nack-l", &["nack/l"]))]
     {
@@ -307,7 +307,7 @@ pub async fn a_refused_message_comes_again(subject: Subject) {
     }
 }
 
-pub async fn a_second_subscription_takes_over(subject: Subject) {
+pub(crate) async fn a_second_subscription_takes_over(subject: Subject) {
     for asked in [durable("over-d", &["over"]), live("over-l", &["over"])] {
         let mut first = subject.subscribe(asked.clone()).await;
         subject.publish("over", "before").await;
@@ -324,7 +324,7 @@ pub async fn a_second_subscription_takes_over(subject: Subject) {
     }
 }
 
-pub async fn a_waiting_subscription_hears_that_it_is_taken_over(subject: Subject) {
+pub(crate) async fn a_waiting_subscription_hears_that_it_is_taken_over(subject: Subject) {
     let mut first = subject.subscribe(durable("waits", &["waits"])).await;
     let waiting = tokio::spawn(async move { first.next().await.map(drop) });
     tokio::task::yield_now().await;
@@ -335,7 +335,7 @@ pub async fn a_waiting_subscription_hears_that_it_is_taken_over(subject: Subject
     assert_eq!(take(&mut second).await, "1");
 }
 
-pub async fn a_forgotten_consumer_begins_anew(subject: Subject) {
+pub(crate) async fn a_forgotten_consumer_begins_anew(subject: Subject) {
     let asked = durable("forget", &["forget"]);
     let mut subscription = subject.subscribe(asked.clone()).await;
     subject.publish("forget", "old").await;
@@ -350,7 +350,7 @@ pub async fn a_forgotten_consumer_begins_anew(subject: Subject) {
     assert_eq!(take(&mut subscription).await, "new");
 }
 
-pub async fn what_is_not_durable_misses_what_it_is_away_for(subject: Subject) {
+pub(crate) async fn what_is_not_durable_misses_what_it_is_away_for(subject: Subject) {
     let asked = live("away", &["away"]);
     let subscription = subject.subscribe(asked.clone()).await;
     subject.publish("away", "seen by nobody").await;
@@ -361,7 +361,7 @@ pub async fn what_is_not_durable_misses_what_it_is_away_for(subject: Subject) {
     assert_eq!(take(&mut subscription).await, "new");
 }
 
-pub async fn own_messages_are_left_out(subject: Subject) {
+pub(crate) async fn own_messages_are_left_out(subject: Subject) {
     if !subject.offers(Offer::LeavesOutOrigin) {
         return;
     }
@@ -385,7 +385,7 @@ pub async fn own_messages_are_left_out(subject: Subject) {
     }
 }
 
-pub async fn the_last_retained_message_is_kept(subject: Subject) {
+pub(crate) async fn the_last_retained_message_is_kept(subject: Subject) {
     if !subject.offers(Offer::Retained) {
         return;
     }
@@ -428,7 +428,7 @@ pub async fn the_last_retained_message_is_kept(subject: Subject) {
     }
 }
 
-pub async fn what_has_expired_is_not_delivered(subject: Subject) {
+pub(crate) async fn what_has_expired_is_not_delivered(subject: Subject) {
     let Some(clock) = subject.clock.clone() else { return };
     if !subject.pubsub.features().contains(&Feature::MessageTtl) {
         return;
@@ -452,7 +452,7 @@ pub async fn what_has_expired_is_not_delivered(subject: Subject) {
     }
 }
 
-pub async fn bulk_answers_one_by_one_and_keeps_order(subject: Subject) {
+pub(crate) async fn bulk_answers_one_by_one_and_keeps_order(subject: Subject) {
     let mut subscription = subject.subscribe(durable("bulk", &["bulk"])).await;
     let mut messages = (0..50).map(|number| message("bulk", number)).collect::<Vec<_>>();
     messages.insert(20, message("bulk/#", "not a topic"));
@@ -468,7 +468,7 @@ pub async fn bulk_answers_one_by_one_and_keeps_order(subject: Subject) {
     assert!(subject.pubsub.bulk_publish(Vec::new()).await.is_empty());
 }
 
-pub async fn filters_can_be_replaced(subject: Subject) {
+pub(crate) async fn filters_can_be_replaced(subject: Subject) {
     for asked in [durable("set-d", &["set/a", "set/b"]), live("set-l", &["set/a", "set/b"])] {
         let mut keeper = subject.subscribe(durable("set-keeper", &["set/#"])).await;
         let mut subscription = subject.subscribe(asked.clone()).await;
@@ -501,14 +501,14 @@ pub async fn filters_can_be_replaced(subject: Subject) {
     }
 }
 
-pub async fn a_topic_with_wildcards_cannot_be_published_to(subject: Subject) {
+pub(crate) async fn a_topic_with_wildcards_cannot_be_published_to(subject: Subject) {
     for topic in ["", "a/+", "#"] {
         let error = subject.pubsub.publish(message(topic, 1)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{topic:?}");
     }
 }
 
-pub async fn less_sure_messages_keep_their_place_in_a_topic(subject: Subject) {
+pub(crate) async fn less_sure_messages_keep_their_place_in_a_topic(subject: Subject) {
     let assurance = |number: usize| {
         if number % 3 == 0 { Assurance::AtLeastOnce } else { Assurance::AtMostOnce }
     };
@@ -539,7 +539,7 @@ pub async fn less_sure_messages_keep_their_place_in_a_topic(subject: Subject) {
     assert_eq!(take_all(&mut durable, 60).await, numbers(0..60));
 }
 
-pub async fn a_less_sure_message_waits_for_who_is_away(subject: Subject) {
+pub(crate) async fn a_less_sure_message_waits_for_who_is_away(subject: Subject) {
     if !subject.offers(Offer::RemembersAcks) {
         return;
     }
@@ -552,7 +552,7 @@ pub async fn a_less_sure_message_waits_for_who_is_away(subject: Subject) {
     assert_eq!(take_all(&mut subscription, 3).await, numbers(0..3));
 }
 
-pub async fn a_queue_ends_where_its_limits_say(subject: Subject) {
+pub(crate) async fn a_queue_ends_where_its_limits_say(subject: Subject) {
     if !subject.offers(Offer::QueueLimits) {
         return;
     }
@@ -591,7 +591,7 @@ pub async fn a_queue_ends_where_its_limits_say(subject: Subject) {
     subject.publish("ends/refuse", "room again").await;
 }
 
-pub async fn a_subscription_that_falls_behind_catches_up(subject: Subject) {
+pub(crate) async fn a_subscription_that_falls_behind_catches_up(subject: Subject) {
     const COUNT: usize = 3_000;
     let mut subscription = subject.subscribe(durable("behind", &["behind/#"])).await;
     for chunk in numbers(0..COUNT).chunks(500) {
@@ -611,7 +611,7 @@ pub async fn a_subscription_that_falls_behind_catches_up(subject: Subject) {
     }
 }
 
-pub async fn a_slow_listener_loses_its_oldest(subject: Subject) {
+pub(crate) async fn a_slow_listener_loses_its_oldest(subject: Subject) {
     if !subject.offers(Offer::Queues) {
         return;
     }
@@ -634,7 +634,7 @@ pub async fn a_slow_listener_loses_its_oldest(subject: Subject) {
     assert_eq!(dropped("slow-probe"), Some((true, 0)));
 }
 
-pub async fn a_next_that_is_dropped_loses_nothing(subject: Subject) {
+pub(crate) async fn a_next_that_is_dropped_loses_nothing(subject: Subject) {
     let mut subscription = subject.subscribe(durable("cancel", &["cancel"])).await;
     drop(subscription);
     for number in 0..300 {
@@ -659,7 +659,7 @@ pub async fn a_next_that_is_dropped_loses_nothing(subject: Subject) {
 /// Publishes, takes, acknowledges, refuses, goes away and comes back at random, and holds that
 /// against what must be: first deliveries of a topic in order, nothing acknowledged comes again
 /// in the same process, nothing that was published is missing.
-pub async fn a_long_random_life(subject: Subject) {
+pub(crate) async fn a_long_random_life(subject: Subject) {
     if !subject.offers(Offer::RemembersAcks) {
         return;
     }

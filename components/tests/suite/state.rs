@@ -5,7 +5,7 @@
 //! with an empty store. What a store does not offer by its features is skipped.
 
 #![allow(dead_code, unused_macros, reason = "each test file uses a part")]
-#![allow(clippy::print_stdout, reason = "a failing test shows its seed")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests; a seed is shown on failure")]
 
 use bytes::Bytes;
 use pillion_components::env::{self, Clock};
@@ -17,16 +17,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Opens the store again over what it has kept, where it keeps anything.
-pub type Reopen = Box<dyn Fn() -> Arc<dyn StateStore> + Send + Sync>;
+pub(crate) type Reopen = Box<dyn Fn() -> Arc<dyn StateStore> + Send + Sync>;
 
 /// A store under test.
-pub struct Subject {
-    pub store: Arc<dyn StateStore>,
+pub(crate) struct Subject {
+    pub(crate) store: Arc<dyn StateStore>,
     /// The store's time, where a test can move it.
-    pub clock: Option<Clock>,
-    pub reopen: Option<Reopen>,
+    pub(crate) clock: Option<Clock>,
+    pub(crate) reopen: Option<Reopen>,
     /// Kept while the test runs: a directory, a server.
-    pub holds: Box<dyn std::any::Any + Send + Sync>,
+    pub(crate) holds: Box<dyn std::any::Any + Send + Sync>,
 }
 
 impl Subject {
@@ -56,7 +56,7 @@ fn kind(result: Result<()>) -> Option<Kind> {
     result.err().map(|error| error.kind())
 }
 
-pub async fn a_value_is_read_as_it_was_written(subject: Subject) {
+pub(crate) async fn a_value_is_read_as_it_was_written(subject: Subject) {
     let store = &subject.store;
     assert!(store.get("missing").await.unwrap().is_none());
     let large = "x".repeat(100_000);
@@ -77,7 +77,7 @@ pub async fn a_value_is_read_as_it_was_written(subject: Subject) {
     assert_eq!(item.content_type.as_deref(), Some("text/plain"));
 }
 
-pub async fn a_deleted_key_is_missing(subject: Subject) {
+pub(crate) async fn a_deleted_key_is_missing(subject: Subject) {
     let store = &subject.store;
     store.delete(delete("never there")).await.unwrap();
     store.set(set("k", "1")).await.unwrap();
@@ -88,7 +88,7 @@ pub async fn a_deleted_key_is_missing(subject: Subject) {
     assert_eq!(subject.value("k").await.as_deref(), Some("2"));
 }
 
-pub async fn no_two_writes_share_an_etag(subject: Subject) {
+pub(crate) async fn no_two_writes_share_an_etag(subject: Subject) {
     let mut seen = BTreeSet::new();
     for round in 0..20 {
         for key in ["a", "b"] {
@@ -102,7 +102,7 @@ pub async fn no_two_writes_share_an_etag(subject: Subject) {
     }
 }
 
-pub async fn an_etag_guards_a_write(subject: Subject) {
+pub(crate) async fn an_etag_guards_a_write(subject: Subject) {
     if !subject.has(Feature::Etag) {
         return;
     }
@@ -132,7 +132,7 @@ pub async fn an_etag_guards_a_write(subject: Subject) {
     assert_eq!(kind(store.delete(guarded(&second)).await), Some(Kind::Conflict));
 }
 
-pub async fn of_two_first_writers_one_wins(subject: Subject) {
+pub(crate) async fn of_two_first_writers_one_wins(subject: Subject) {
     if !subject.has(Feature::Etag) {
         return;
     }
@@ -147,7 +147,7 @@ pub async fn of_two_first_writers_one_wins(subject: Subject) {
     assert_eq!(subject.value("k").await.as_deref(), Some("third"));
 }
 
-pub async fn of_two_writers_with_one_etag_one_wins(subject: Subject) {
+pub(crate) async fn of_two_writers_with_one_etag_one_wins(subject: Subject) {
     if !subject.has(Feature::Etag) {
         return;
     }
@@ -160,7 +160,7 @@ pub async fn of_two_writers_with_one_etag_one_wins(subject: Subject) {
     assert_eq!(subject.value("k").await.as_deref(), Some("left"));
 }
 
-pub async fn a_value_ends_with_its_time(subject: Subject) {
+pub(crate) async fn a_value_ends_with_its_time(subject: Subject) {
     let (Some(clock), true) = (&subject.clock, subject.has(Feature::Ttl)) else { return };
     let store = &subject.store;
     let lives = |key: &str, ttl_ms| Set { ttl_ms, ..set(key, "1") };
@@ -189,7 +189,7 @@ pub async fn a_value_ends_with_its_time(subject: Subject) {
     assert_eq!(subject.value("short").await.as_deref(), Some("2"));
 }
 
-pub async fn bulk_reads_keep_the_order_asked_for(subject: Subject) {
+pub(crate) async fn bulk_reads_keep_the_order_asked_for(subject: Subject) {
     let sets = (0..300).map(|n| set(&format!("k{n}"), &n.to_string())).collect();
     subject.store.bulk_set(sets).await.unwrap();
     let keys = (0..301).rev().map(|n| format!("k{n}")).collect::<Vec<_>>();
@@ -203,7 +203,7 @@ pub async fn bulk_reads_keep_the_order_asked_for(subject: Subject) {
     subject.store.bulk_set(Vec::new()).await.unwrap();
 }
 
-pub async fn a_bulk_write_says_what_was_refused(subject: Subject) {
+pub(crate) async fn a_bulk_write_says_what_was_refused(subject: Subject) {
     if !subject.has(Feature::Etag) {
         return;
     }
@@ -215,7 +215,7 @@ pub async fn a_bulk_write_says_what_was_refused(subject: Subject) {
     assert_eq!(subject.value("b").await.as_deref(), Some("old"));
 }
 
-pub async fn a_transaction_is_all_or_nothing(subject: Subject) {
+pub(crate) async fn a_transaction_is_all_or_nothing(subject: Subject) {
     if !subject.has(Feature::Transactional) {
         let refused = kind(subject.store.transact(vec![Operation::Set(set("k", "1"))]).await);
         assert_eq!(refused, Some(Kind::Unsupported));
@@ -259,7 +259,7 @@ pub async fn a_transaction_is_all_or_nothing(subject: Subject) {
     assert_eq!(subject.value("twice").await.as_deref(), Some("5"));
 }
 
-pub async fn what_was_answered_is_there_after_a_restart(subject: Subject) {
+pub(crate) async fn what_was_answered_is_there_after_a_restart(subject: Subject) {
     let Some(reopen) = &subject.reopen else { return };
     subject.store.set(set("a", "1")).await.unwrap();
     subject.store.set(set("b", "1")).await.unwrap();
@@ -273,7 +273,7 @@ pub async fn what_was_answered_is_there_after_a_restart(subject: Subject) {
 }
 
 /// Random writes, deletes, transactions and time, held against a map.
-pub async fn a_store_is_a_map(subject: Subject) {
+pub(crate) async fn a_store_is_a_map(subject: Subject) {
     let mut seed = env::random_u64();
     println!("seed {seed}");
     let mut pick = move |below: usize| {
