@@ -54,6 +54,15 @@ impl Reader {
     }
 }
 
+#[cfg(test)]
+impl Reader {
+    /// Whether the next fresh message would come from storage.
+    pub(super) fn is_behind(&self) -> bool {
+        let mut state = self.shared.state();
+        state.slot(self.slot).is_some_and(|slot| slot.durable && !slot.takes_live(0))
+    }
+}
+
 #[async_trait]
 impl Subscription for Reader {
     async fn next(&mut self) -> Result<Delivery> {

@@ -150,6 +150,53 @@ async fn what_is_held_is_bounded_in_bytes() {
     reader.next().await.unwrap();
 }
 
+/// Messages so large that a few fill the queue: the reader goes between memory and storage all the
+/// time, and must neither lose, double nor reorder.
+#[tokio::test]
+#[allow(clippy::print_stdout, reason = "a failing test shows its seed")]
+async fn a_reader_goes_between_memory_and_storage() {
+    const COUNT: usize = 300;
+    let mut seed = env::random_u64();
+    println!("seed {seed}");
+    let mut pick = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let clock = Clock::manual(1_000_000);
+    let journal = journal(&clock);
+    let mut reader = journal.subscribe(subscribe("large", "a", true)).await.unwrap();
+    let (mut sent, mut read, mut reads) = (0, 0, 0);
+    let mut held = Vec::new();
+    while read < COUNT {
+        let waits = sent - read;
+        match pick(4) {
+            0 | 1 if sent < COUNT && waits < 20 => {
+                let bytes = 100_000 + pick(300_000);
+                let mut payload = vec![0; bytes];
+                payload[..8].copy_from_slice(&(sent as u64).to_le_bytes());
+                let large =
+                    Message { payload: payload.into(), topic: "a".into(), ..Message::default() };
+                publish(&journal, Arc::new(large)).await;
+                sent += 1;
+                if pick(2) == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            2 if waits > 0 && held.len() < 2 => {
+                reads += usize::from(reader.is_behind());
+                let delivery = reader.next().await.unwrap();
+                let number = u64::from_le_bytes(delivery.message.payload[..8].try_into().unwrap());
+                assert_eq!((number, delivery.again), (read as u64, false));
+                held.push(delivery.token);
+                read += 1;
+            }
+            3 if !held.is_empty() => reader.ack(held.swap_remove(pick(held.len()))),
+            _ => {}
+        }
+    }
+    assert!(reads > 10, "it was read from storage {reads} times only");
+}
+
 /// Not a test of speed, which depends on the machine: run it by name to see the numbers.
 #[tokio::test]
 #[ignore = "prints how long a publish takes"]

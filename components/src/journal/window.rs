@@ -10,18 +10,20 @@ use crate::pubsub::IN_FLIGHT_MAX;
 #[derive(Debug, Clone)]
 pub(super) struct Window {
     cursor: u64,
-    /// Ascending, all above the cursor.
-    done: heapless::Vec<u64, IN_FLIGHT_MAX>,
+    /// Ascending, all above the cursor. Made when the first comes out of order: most consumers
+    /// acknowledge in order, and it is 2 KB.
+    done: Option<Box<heapless::Vec<u64, IN_FLIGHT_MAX>>>,
 }
 
 impl Window {
     /// As it was stored. What does not fit or is out of order is taken as not done: it is yielded
     /// again.
     pub(super) fn new(cursor: u64, acknowledged: &[u64]) -> Self {
-        let mut window = Self { cursor, done: heapless::Vec::new() };
+        let mut window = Self { cursor, done: None };
         for position in acknowledged {
-            if window.done.last().unwrap_or(&cursor) < position {
-                let _ = window.done.push(*position);
+            if window.done().last().unwrap_or(&cursor) < position {
+                // Refused when it is full.
+                let _ = window.done.get_or_insert_default().push(*position);
             }
         }
         window
@@ -33,25 +35,25 @@ impl Window {
 
     /// Positions above the cursor that are done with.
     pub(super) fn done(&self) -> &[u64] {
-        &self.done
+        self.done.as_deref().map_or(&[], |done| done.as_slice())
     }
 
     /// Whether the record at `position` need not be yielded.
     pub(super) fn is_done(&self, position: u64) -> bool {
-        position <= self.cursor || self.done.binary_search(&position).is_ok()
+        position <= self.cursor || self.done().binary_search(&position).is_ok()
     }
 
     /// Whether one more record may be open beside `open` others.
     pub(super) fn has_room(&self, open: usize) -> bool {
-        open + self.done.len() < IN_FLIGHT_MAX
+        open + self.done().len() < IN_FLIGHT_MAX
     }
 
     /// The record at `position` is done with, and nothing up to `through` is open.
     pub(super) fn finish(&mut self, position: u64, through: u64) {
         if position > through.max(self.cursor)
-            && let Err(at) = self.done.binary_search(&position)
+            && let Err(at) = self.done().binary_search(&position)
         {
-            let inserted = self.done.insert(at, position);
+            let inserted = self.done.get_or_insert_default().insert(at, position);
             debug_assert!(inserted.is_ok(), "more was open than the window has room for");
         }
         self.advance(through);
@@ -63,10 +65,12 @@ impl Window {
             return;
         }
         self.cursor = through;
-        let passed = self.done.partition_point(|position| *position <= through);
-        if passed > 0 {
-            self.done.rotate_left(passed);
-            self.done.truncate(self.done.len() - passed);
+        let passed = self.done().partition_point(|position| *position <= through);
+        if passed > 0
+            && let Some(done) = &mut self.done
+        {
+            done.rotate_left(passed);
+            done.truncate(done.len() - passed);
         }
     }
 }

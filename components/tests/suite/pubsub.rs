@@ -510,7 +510,7 @@ pub(crate) async fn a_topic_with_wildcards_cannot_be_published_to(subject: Subje
 
 pub(crate) async fn less_sure_messages_keep_their_place_in_a_topic(subject: Subject) {
     let assurance = |number: usize| {
-        if number % 3 == 0 { Assurance::AtLeastOnce } else { Assurance::AtMostOnce }
+        if number.is_multiple_of(3) { Assurance::AtLeastOnce } else { Assurance::AtMostOnce }
     };
     let mut both = [durable("sure-d", &["sure"]), live("sure-l", &["sure"])].into_iter();
     let (Some(d), Some(l)) = (both.next(), both.next()) else { return };
