@@ -2,53 +2,42 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "suite/home.rs"]
+mod home;
 #[path = "suite/pubsub.rs"]
 #[macro_use]
 mod suite;
 
-use pillion_components::context::Context;
-use pillion_components::env::Clock;
+use home::Home;
 use pillion_components::options::Options;
-use pillion_components::pubsub::{PubSub, embedded, in_memory};
-use pillion_components::storage::Storage;
-use std::sync::Arc;
+use pillion_components::pubsub::{embedded, in_memory};
 use suite::{ALL, Subject};
 
-fn context(clock: &Clock, storage: Option<Storage>) -> Context {
-    let open = move || {
-        let none = || pillion_components::Error::new(pillion_components::Kind::Unavailable, "none");
-        storage.clone().ok_or_else(none)
+async fn embedded_in(home: Home) -> Subject {
+    let context = home.context("pubsub");
+    let pubsub = embedded::open(&Options::default(), &context).unwrap();
+    let clock = Some(home.clock.clone());
+    let again = home.clone();
+    let reopen = move || {
+        let (home, context) = (again.clone(), context.clone());
+        let reopened = async move {
+            home.restart().await;
+            embedded::open(&Options::default(), &context).unwrap()
+        };
+        Box::pin(reopened) as suite::Reopened
     };
-    Context {
-        name: "pubsub".to_owned(),
-        app_id: "app".to_owned(),
-        clock: clock.clone(),
-        storage: Arc::new(open),
-    }
-}
-
-fn subject(clock: Clock, open: impl Fn() -> Arc<dyn PubSub> + Send + Sync + 'static) -> Subject {
-    Subject {
-        pubsub: open(),
-        offers: ALL,
-        clock: Some(clock),
-        reopen: Some(Box::new(open)),
-        holds: Box::new(()),
-    }
+    Subject { pubsub, offers: ALL, clock, reopen: Some(Box::new(reopen)), holds: Box::new(home) }
 }
 
 async fn over_memory() -> Subject {
-    let clock = Clock::manual(1_700_000_000_000);
-    let storage = Storage::memory(clock.clone(), 64 << 20);
-    let context = context(&clock, Some(storage));
-    subject(clock, move || embedded::open(&Options::default(), &context).unwrap())
+    embedded_in(Home::memory()).await
 }
 
 async fn without_storage() -> Subject {
-    let clock = Clock::manual(1_700_000_000_000);
-    let context = context(&clock, None);
-    let open = move || in_memory::open(&Options::default(), &context).unwrap();
-    Subject { reopen: None, ..subject(clock, open) }
+    let context = home::context_without_storage("pubsub");
+    let pubsub = in_memory::open(&Options::default(), &context).unwrap();
+    let clock = Some(context.clock.clone());
+    Subject { pubsub, offers: ALL, clock, reopen: None, holds: Box::new(()) }
 }
 
 conformance!(embedded_over_memory, crate::over_memory);

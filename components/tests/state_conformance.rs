@@ -2,47 +2,44 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "suite/home.rs"]
+mod home;
 #[path = "suite/state.rs"]
 #[macro_use]
 mod suite;
 
-use pillion_components::context::Context;
-use pillion_components::env::Clock;
+use home::Home;
+use pillion_components::Kind;
 use pillion_components::options::Options;
 use pillion_components::state::{StateStore, in_memory, redb};
-use pillion_components::storage::Storage;
-use pillion_components::{Error, Kind};
 use std::sync::Arc;
 use suite::Subject;
 
-fn context(clock: &Clock, storage: Option<Storage>) -> Context {
-    let open = move || storage.clone().ok_or_else(|| Error::new(Kind::Unavailable, "none"));
-    Context {
-        name: "statestore".to_owned(),
-        app_id: "app".to_owned(),
-        clock: clock.clone(),
-        storage: Arc::new(open),
-    }
-}
-
-fn subject(
-    clock: Clock,
-    open: impl Fn() -> Arc<dyn StateStore> + Send + Sync + 'static,
-) -> Subject {
-    Subject { store: open(), clock: Some(clock), reopen: Some(Box::new(open)), holds: Box::new(()) }
+async fn redb_in(home: Home) -> Subject {
+    let context = home.context("statestore");
+    let store = redb::open(&Options::default(), &context).unwrap();
+    let clock = Some(home.clock.clone());
+    let again = home.clone();
+    let reopen = move || {
+        let (home, context) = (again.clone(), context.clone());
+        let reopened = async move {
+            home.restart().await;
+            redb::open(&Options::default(), &context).unwrap()
+        };
+        Box::pin(reopened) as suite::Reopened
+    };
+    Subject { store, clock, reopen: Some(Box::new(reopen)), holds: Box::new(home) }
 }
 
 async fn over_memory() -> Subject {
-    let clock = Clock::manual(1_700_000_000_000);
-    let context = context(&clock, Some(Storage::memory(clock.clone(), 64 << 20)));
-    subject(clock, move || redb::open(&Options::default(), &context).unwrap())
+    redb_in(Home::memory()).await
 }
 
 async fn without_storage() -> Subject {
-    let clock = Clock::manual(1_700_000_000_000);
-    let context = context(&clock, None);
-    let open = move || in_memory::open(&Options::default(), &context).unwrap();
-    Subject { reopen: None, ..subject(clock, open) }
+    let context = home::context_without_storage("statestore");
+    let store = in_memory::open(&Options::default(), &context).unwrap();
+    let clock = Some(context.clock.clone());
+    Subject { store, clock, reopen: None, holds: Box::new(()) }
 }
 
 conformance!(redb_over_memory, crate::over_memory);
@@ -61,7 +58,7 @@ async fn features_are_those_that_metadata_shows() {
 /// A process without storage says so when a store needs it, and an in-memory one never asks.
 #[tokio::test]
 async fn storage_is_asked_for_only_where_something_is_stored() {
-    let context = context(&Clock::system(), None);
+    let context = home::context_without_storage("statestore");
     let error = redb::open(&Options::default(), &context).err().unwrap();
     assert_eq!(error.kind(), Kind::Unavailable);
     in_memory::open(&Options::default(), &context).unwrap();

@@ -18,6 +18,7 @@ use pillion_components::pubsub::{
 use pillion_components::topic::Filter;
 use pillion_components::{Kind, Result};
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,8 +58,12 @@ pub(crate) const ALL: &[Offer] = &[
     Offer::FiltersFromNow,
 ];
 
-/// Opens the component again over what it has stored, where it stores anything.
-pub(crate) type Reopen = Box<dyn Fn() -> Arc<dyn PubSub> + Send + Sync>;
+/// Ends the component and opens it again over what it has stored, where it stores anything. The
+/// one before is not used any more.
+pub(crate) type Reopen = Box<dyn Fn() -> Reopened + Send + Sync>;
+
+/// What [`Reopen`] gives.
+pub(crate) type Reopened = Pin<Box<dyn Future<Output = Arc<dyn PubSub>> + Send>>;
 
 /// A component under test.
 pub(crate) struct Subject {
@@ -221,7 +226,7 @@ pub(crate) async fn a_durable_subscription_survives_its_component(subject: Subje
     }
     assert_eq!(take_all(&mut subscription, 7).await, numbers(0..7));
     drop(subscription);
-    let again = reopen();
+    let again = reopen().await;
     for number in 20..25 {
         again.publish(message("survives/0", number)).await.unwrap();
     }
@@ -407,9 +412,12 @@ pub(crate) async fn the_last_retained_message_is_kept(subject: Subject) {
     }
     subject.publish("retained/a", "not kept").await;
     assert_eq!(take_all(&mut subscription, 6).await, ["1", "2", "3", "4", "", "not kept"]);
-    let components =
-        [Some(Arc::clone(&subject.pubsub)), subject.reopen.as_ref().map(|reopen| reopen())];
-    for pubsub in components.into_iter().flatten() {
+    for is_again in [false, true] {
+        let pubsub = match (is_again, &subject.reopen) {
+            (false, _) => Arc::clone(&subject.pubsub),
+            (true, Some(reopen)) => reopen().await,
+            (true, None) => return,
+        };
         let texts = async |filter: &str, max: usize| {
             let filter = Filter::new(filter).unwrap();
             let kept = pubsub.retained(&filter, max).await.unwrap();

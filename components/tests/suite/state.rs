@@ -14,10 +14,15 @@ use pillion_components::state::{
 };
 use pillion_components::{Kind, Result};
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::Arc;
 
-/// Opens the store again over what it has kept, where it keeps anything.
-pub(crate) type Reopen = Box<dyn Fn() -> Arc<dyn StateStore> + Send + Sync>;
+/// Ends the store and opens it again over what it has kept, where it keeps anything. The one
+/// before is not used any more.
+pub(crate) type Reopen = Box<dyn Fn() -> Reopened + Send + Sync>;
+
+/// What [`Reopen`] gives.
+pub(crate) type Reopened = Pin<Box<dyn Future<Output = Arc<dyn StateStore>> + Send>>;
 
 /// A store under test.
 pub(crate) struct Subject {
@@ -265,7 +270,7 @@ pub(crate) async fn what_was_answered_is_there_after_a_restart(subject: Subject)
     subject.store.set(set("b", "1")).await.unwrap();
     subject.store.delete(delete("b")).await.unwrap();
     let etag = subject.etag("a").await;
-    let again = reopen();
+    let again = reopen().await;
     let item = again.get("a").await.unwrap().unwrap();
     assert_eq!((&*item.value, &*item.etag), (b"1".as_slice(), &*etag));
     assert!(again.get("b").await.unwrap().is_none());
