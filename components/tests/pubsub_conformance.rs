@@ -42,3 +42,18 @@ async fn without_storage() -> Subject {
 
 conformance!(embedded_over_memory, crate::over_memory);
 conformance!(in_memory_without_storage, crate::without_storage);
+
+/// One subscriber that stays away fills its own queue, not the component: others go on.
+#[tokio::test]
+async fn an_absent_subscriber_does_not_stop_publishers() {
+    let context = home::context_without_storage("pubsub");
+    let options: Options = [("bytesMax", "1Mi")].into_iter().collect();
+    let pubsub = in_memory::open(&options, &context).unwrap();
+    drop(pubsub.subscribe(suite::durable("absent", &["#"])).await.unwrap());
+    for number in 0..5_000 {
+        let payload = format!("{number}{}", "x".repeat(1_000));
+        pubsub.publish(suite::message("a", payload)).await.unwrap();
+    }
+    let queue = pubsub.queues().remove(0);
+    assert!(queue.dropped_messages > 4_000 && queue.backlog_bytes > 200_000, "{queue:?}");
+}

@@ -21,6 +21,8 @@ pub fn open(options: &Options, context: &Context) -> Result<Arc<dyn PubSub>> {
     let settings = stored::Settings {
         durability: stored::durability(options)?,
         limits: stored::queue_limits(options)?,
+        // The quota is the storage's, and much larger.
+        queue_bytes_max: u64::MAX,
         features: &[Feature::MessageTtl, Feature::SubscribeWildcards, Feature::BulkPubsub],
     };
     options.text("consumerID");

@@ -25,7 +25,10 @@ const BULK_BATCH_BYTES_MAX: usize = 1 << 20;
 /// What differs between the components.
 pub(super) struct Settings {
     pub(super) durability: Durability,
+    /// Of a queue whose subscriber names none.
     pub(super) limits: QueueLimits,
+    /// No queue may be larger, so that one absent subscriber cannot stop every publisher.
+    pub(super) queue_bytes_max: u64,
     pub(super) features: &'static [Feature],
 }
 
@@ -175,6 +178,8 @@ impl PubSub for Stored {
         if subscribe.limits == QueueLimits::default() {
             subscribe.limits = self.settings.limits.clone();
         }
+        let bytes_max = &mut subscribe.limits.backlog_bytes_max;
+        *bytes_max = self.settings.queue_bytes_max.min(*bytes_max);
         Ok(Box::new(self.journal.subscribe(subscribe).await?))
     }
 
