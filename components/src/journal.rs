@@ -17,6 +17,8 @@
 //! - a refused message is yielded again before any later one that was not yielded yet;
 //! - cursor moves are written together and eventually: a crash yields again at most what was in
 //!   flight and what was acknowledged within [`SAVE_LINGER_MS`] and the storage's flush;
+//! - a filter added to a consumer sees messages from then on. That is remembered while the process
+//!   lives: after a crash a consumer that was behind may see older ones that others still keep;
 //! - one reader per consumer: a later one ends the earlier one, and gets what that one held;
 //! - a consumer that is not durable loses its oldest messages at the bound of its queue: counted,
 //!   and logged the first time.

@@ -66,6 +66,8 @@ impl Reader {
 #[async_trait]
 impl Subscription for Reader {
     async fn next(&mut self) -> Result<Delivery> {
+        // A queue that never runs dry must not keep the event loop from others.
+        tokio::task::coop::consume_budget().await;
         loop {
             match self.step() {
                 None => return Err(closed()),
@@ -82,6 +84,11 @@ impl Subscription for Reader {
                     let read = reading.await;
                     self.reading = None;
                     let (records, looked_through) = read?;
+                    if records.is_empty() && looked_through <= after {
+                        // Reading again at once would never end.
+                        let message = "storage knows of later records and does not find them";
+                        return Err(Error::new(Kind::Corrupted, message));
+                    }
                     let shared = &self.shared;
                     let mut state = shared.state();
                     let entry = |record| Arc::new(shared.entry(record, &state.budget));
