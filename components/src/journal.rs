@@ -42,6 +42,7 @@ use crate::env::{self, Clock};
 use crate::error::{Error, Kind, Result};
 use crate::pubsub::{Message, QueueStatus, Subscribe};
 use crate::storage::{Batch, Commit, Durability, Record, Storage, Stream};
+use crate::topic::{Filter, TOPIC_BYTES_MAX};
 use queue::{Budget, Entry};
 use slot::Slot;
 use state::State;
@@ -55,8 +56,8 @@ pub const CONSUMERS_MAX: usize = 10_000;
 /// Most filters of one consumer.
 pub const FILTERS_MAX: usize = 1024;
 
-/// Longest name of a consumer in bytes.
-pub const CONSUMER_NAME_BYTES_MAX: usize = 512;
+/// Longest name of a consumer in bytes: it may be made of a topic and an app's or client's name.
+pub const CONSUMER_NAME_BYTES_MAX: usize = TOPIC_BYTES_MAX + 512;
 
 /// How long cursor moves wait for others, to be written together, in milliseconds.
 pub const SAVE_LINGER_MS: u64 = 20;
@@ -312,7 +313,7 @@ fn check(subscribe: &Subscribe) -> Result<()> {
     check_filters(&subscribe.filters)
 }
 
-fn check_filters(filters: &[crate::topic::Filter]) -> Result<()> {
+fn check_filters(filters: &[Filter]) -> Result<()> {
     if filters.len() > FILTERS_MAX {
         let message = format!("{} topic filters: at most {FILTERS_MAX} are allowed", filters.len());
         return Err(Error::new(Kind::TooLarge, message));
