@@ -193,6 +193,18 @@ pub static MQTT_CONNECTIONS: Family<Gauge> =
 pub static MQTT_PACKETS: Family<Counter> =
     Family::new("pillion_mqtt_packets_total", "MQTT packets", &["direction", "type"]);
 
+/// Persistent MQTT sessions, connected or not.
+pub static MQTT_SESSIONS: Family<Gauge> =
+    Family::new("pillion_mqtt_sessions", "Persistent MQTT sessions", &[]);
+
+/// MQTT messages left out by a named limit or right.
+pub static MQTT_DROPPED: Family<Counter> =
+    Family::new("pillion_mqtt_dropped_total", "MQTT messages left out", &["reason"]);
+
+/// MQTT clients that were not let in.
+pub static MQTT_REFUSED: Family<Counter> =
+    Family::new("pillion_mqtt_refused_total", "MQTT clients that were not let in", &["reason"]);
+
 /// Messages that a link moved.
 pub static LINK_MESSAGES: Family<Counter> = Family::new(
     "pillion_link_messages_total",
@@ -252,6 +264,9 @@ pub fn write_all(out: &mut String) {
     STORAGE_UNHEALTHY.write(out);
     MQTT_CONNECTIONS.write(out);
     MQTT_PACKETS.write(out);
+    MQTT_SESSIONS.write(out);
+    MQTT_DROPPED.write(out);
+    MQTT_REFUSED.write(out);
     LINK_MESSAGES.write(out);
     LINK_CONNECTED.write(out);
     QUEUE_DROPPED.write(out);

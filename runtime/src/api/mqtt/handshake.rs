@@ -1,0 +1,237 @@
+//! From an accepted socket to a session: TLS, CONNECT, who it is, its seat, CONNACK.
+
+use super::connection::{self, Established};
+use super::store::{Restored, will_of};
+use super::wire::{Io, Wire};
+use super::{CONNECT_TIMEOUT, Connected, Door, Seat, tls};
+use crate::broker::access::{Claim, Rights, Verdict};
+use crate::broker::connect::{self, Accepted};
+use crate::broker::packet::{Connect, Packet, Reason, Version};
+use crate::broker::session::Session;
+use crate::drain::Drain;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+/// A socket that was accepted.
+pub(super) struct Client {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) tls: Option<TlsAcceptor>,
+}
+
+/// Who is at the other end, as far as the socket tells.
+struct Peer {
+    is_loopback: bool,
+    certificate_name: Option<String>,
+}
+
+/// Serves one client from its first byte to its last.
+pub(super) async fn serve(door: Arc<Door>, client: Client, drain: Drain) {
+    let peer = client.peer;
+    let listener = if client.tls.is_some() { "tls" } else { "tcp" };
+    // Boxed, so that what the handshake needs is not kept for the life of the connection.
+    let shaken = tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(shake(&door, client))).await;
+    match shaken {
+        Ok(Ok(established)) => {
+            let _connected = Connected::new(listener);
+            connection::run(&door, *established, drain).await;
+        }
+        Ok(Err(why)) => {
+            door.count_refused(why);
+            tracing::info!(%peer, why, "MQTT client refused");
+        }
+        Err(_) => {
+            door.count_refused("connect-timeout");
+            tracing::info!(%peer, "MQTT client refused: no CONNECT in time");
+        }
+    }
+}
+
+/// Tells a client that there are too many.
+pub(super) async fn refuse(door: &Door, client: Client) {
+    let refusal = async {
+        let (mut wire, _) = open(door, client).await?;
+        if read_connect(&mut wire).await.is_ok() {
+            say_no(&mut wire, Reason::BUSY).await;
+        }
+        Some(())
+    };
+    // Whether it hears it or not.
+    let _ = tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(refusal)).await;
+}
+
+async fn open(door: &Door, client: Client) -> Option<(Wire, Peer)> {
+    let Client { stream, peer, tls } = client;
+    // Only a matter of latency.
+    let _ = stream.set_nodelay(true);
+    let is_loopback = peer.ip().to_canonical().is_loopback();
+    let (io, certificate_name): (Box<dyn Io>, _) = match tls {
+        None => (Box::new(stream), None),
+        Some(acceptor) => {
+            let stream = acceptor.accept(stream).await.ok()?;
+            let name = tls::client_name(stream.get_ref().1);
+            (Box::new(stream), name)
+        }
+    };
+    let wire = Wire::new(io, door.limits.packet_bytes_max, door.packets.clone());
+    Some((wire, Peer { is_loopback, certificate_name }))
+}
+
+/// `Err` is the reason for the metric.
+async fn shake(door: &Arc<Door>, client: Client) -> Result<Box<Established>, &'static str> {
+    let (mut wire, peer) = open(door, client).await.ok_or("tls")?;
+    let mut connect = read_connect(&mut wire).await?;
+    match let_in(door, &mut connect, &peer).await {
+        Ok(entry) => finish(door, wire, entry).await,
+        Err((reason, why)) => {
+            say_no(&mut wire, reason).await;
+            Err(why)
+        }
+    }
+}
+
+async fn read_connect(wire: &mut Wire) -> Result<Box<Connect>, &'static str> {
+    match wire.next().await {
+        Ok(Some(Packet::Connect(connect))) => {
+            wire.set_version(connect.version);
+            Ok(connect)
+        }
+        Ok(Some(_)) => Err("no-connect"),
+        Ok(None) => Err("closed"),
+        Err(bad) => {
+            tracing::debug!(why = bad.why, "malformed CONNECT");
+            // A version that is not ours cannot be answered in its own way; this is the one answer
+            // that older clients understand, and MQTT 5 asks for it too.
+            if bad.reason == Reason::UNSUPPORTED_VERSION {
+                say_no(wire, bad.reason).await;
+                return Err("version");
+            }
+            Err("malformed")
+        }
+    }
+}
+
+async fn say_no(wire: &mut Wire, reason: Reason) {
+    wire.push(Packet::ConnAck(connect::refusal(reason)));
+    // The client is refused whether it hears it or not.
+    let _ = wire.flush().await;
+    let _ = wire.shutdown().await;
+}
+
+/// A client that may come in, with its seat.
+struct Entry {
+    accepted: Accepted,
+    rights: Rights,
+    seat: Seat,
+    restored: Restored,
+}
+
+async fn let_in(
+    door: &Arc<Door>,
+    connect: &mut Connect,
+    peer: &Peer,
+) -> Result<Entry, (Reason, &'static str)> {
+    let new_id = || format!("auto-{}", pillion_components::env::uuid());
+    let accepted = connect::check(connect, new_id).map_err(|reason| (reason, "rules"))?;
+    let rights = authenticate(door, connect, &accepted.client_id, peer).await?;
+    let taken = Seat::take(door, &accepted.client_id, accepted.is_persistent()).await;
+    let Some((mut seat, away)) = taken else {
+        return Err((Reason::QUOTA_EXCEEDED, "sessions-max"));
+    };
+    // Should anything fail from here on, the session stays as it was.
+    let known = away.as_ref().map(|away| (away.expires_ms, away.will.clone()));
+    match door.restore(&accepted, away).await {
+        Ok(restored) => Ok(Entry { accepted, rights, seat, restored }),
+        Err(error) => {
+            tracing::warn!(client = %accepted.client_id, %error, "its session cannot be opened");
+            if let Some((expires_ms, will)) = known {
+                let away = seat.away.get_or_insert_default();
+                (away.expires_ms, away.will) = (expires_ms, will);
+            }
+            Err((Reason::UNAVAILABLE, "session"))
+        }
+    }
+}
+
+async fn authenticate(
+    door: &Door,
+    connect: &mut Connect,
+    client_id: &str,
+    peer: &Peer,
+) -> Result<Rights, (Reason, &'static str)> {
+    let claim = Claim {
+        certificate_name: peer.certificate_name.as_deref(),
+        user_name: connect.user_name.as_deref(),
+        is_loopback: peer.is_loopback,
+    };
+    let bad = Err((Reason::BAD_CREDENTIALS, "credentials"));
+    match door.users.judge(&claim, client_id) {
+        Verdict::Known(rights) => Ok(rights),
+        Verdict::NotAuthorized => Err((Reason::NOT_AUTHORIZED, "not-authorized")),
+        Verdict::BadCredentials => bad,
+        Verdict::IfPassword(hash, rights) => {
+            let Some(password) = connect.password.take() else { return bad };
+            let busy = (Reason::BUSY, "hashing");
+            let _permit = door.hashing.acquire().await.map_err(|_| busy)?;
+            let check = tokio::task::spawn_blocking(move || hash.matches(&password));
+            if check.await.map_err(|_| busy)? { Ok(rights) } else { bad }
+        }
+    }
+}
+
+async fn finish(
+    door: &Arc<Door>,
+    mut wire: Wire,
+    entry: Entry,
+) -> Result<Box<Established>, &'static str> {
+    let Entry { mut accepted, rights, mut seat, restored } = entry;
+    let now_ms = door.clock.now_ms();
+    let welcome = connect::welcome(&accepted, restored.is_present, &door.limits);
+    let will = will_of(&mut accepted)
+        .filter(|(message, _)| may_leave(&rights, &message.topic, &accepted.client_id));
+    let is_stored = accepted.is_persistent() || restored.is_present;
+    if is_stored {
+        // Should this task die, the session lives on.
+        let away = seat.away.get_or_insert_default();
+        away.expires_ms = door.expires_ms(now_ms, accepted.expiry_s);
+    }
+    let Restored { subscriptions, parked, .. } = restored;
+    let session = Session::new(&accepted, rights, &door.limits, subscriptions, parked, now_ms);
+    let mut subscription = None;
+    if !session.subscriptions().is_empty() {
+        match door.open_queue(&session, is_stored).await {
+            Ok(opened) => subscription = Some(opened),
+            Err(error) => {
+                tracing::warn!(client = %accepted.client_id, %error, "its queue cannot be opened");
+                say_no(&mut wire, Reason::UNAVAILABLE).await;
+                return Err("session");
+            }
+        }
+    }
+    wire.push(Packet::ConnAck(welcome));
+    let version = match accepted.version {
+        Version::V4 => "3.1.1",
+        Version::V5 => "5",
+    };
+    tracing::debug!(client = %accepted.client_id, version, "MQTT client connected");
+    Ok(Box::new(Established {
+        wire,
+        session,
+        subscription,
+        seat,
+        will,
+        is_stored,
+        packet_bytes_max: accepted.packet_bytes_max,
+    }))
+}
+
+/// A will that could not be published is not kept.
+fn may_leave(rights: &Rights, topic: &str, client: &str) -> bool {
+    let may = rights.may_publish(topic);
+    if !may {
+        tracing::warn!(client, topic, "may not publish its will there; will dropped");
+    }
+    may
+}
