@@ -37,7 +37,7 @@ pub(super) struct Established {
     pub(super) subscription: Option<Box<dyn Subscription>>,
     pub(super) seat: Seat,
     /// What to publish if it vanishes, and how many milliseconds later.
-    pub(super) will: Option<(Message, u64)>,
+    pub(super) will: Option<Box<(Message, u64)>>,
     /// The session has a record and a durable queue.
     pub(super) is_stored: bool,
     /// Largest packet that the client takes.
@@ -70,19 +70,8 @@ struct Connection<'d> {
 }
 
 /// Drives the session of one client to its end.
-pub(super) async fn run(door: &Door, established: Established, mut drain: Drain) {
-    let Established { wire, session, subscription, seat, will, is_stored, packet_bytes_max } =
-        established;
-    let mut connection = Connection {
-        door,
-        wire,
-        session,
-        subscription,
-        publishing: Publishing::default(),
-        is_stored,
-        packet_bytes_max,
-        reads_first: true,
-    };
+pub(super) async fn run(door: &Door, established: Box<Established>, mut drain: Drain) {
+    let (mut connection, seat, will) = Connection::new(door, *established);
     let close = {
         let leave = seat.leave.clone();
         let mut leave = pin!(leave.notified());
@@ -95,9 +84,13 @@ pub(super) async fn run(door: &Door, established: Established, mut drain: Drain)
             draining.as_mut().poll(cx).map(|()| Event::Draining)
         };
         loop {
-            connection.decode();
+            let needs_bytes = connection.decode();
             if let Some(close) = connection.act().await {
                 break close;
+            }
+            // What was done at once may have made room for packets that were read before.
+            if !needs_bytes && connection.session.can_receive() {
+                continue;
             }
             connection.arm(deadline.as_mut());
             let event = connection.wait(&mut ends, deadline.as_mut()).await;
@@ -109,16 +102,34 @@ pub(super) async fn run(door: &Door, established: Established, mut drain: Drain)
 }
 
 impl<'d> Connection<'d> {
-    /// Hands packets that were read to the session, as many as it takes now.
-    fn decode(&mut self) {
+    fn new(door: &'d Door, established: Established) -> (Self, Seat, Option<Box<(Message, u64)>>) {
+        let Established { wire, session, subscription, seat, will, is_stored, packet_bytes_max } =
+            established;
+        let connection = Self {
+            door,
+            wire,
+            session,
+            subscription,
+            publishing: Publishing::default(),
+            is_stored,
+            packet_bytes_max,
+            reads_first: true,
+        };
+        (connection, seat, will)
+    }
+
+    /// Hands packets that were read to the session, as many as it takes now. Whether there is none
+    /// left.
+    fn decode(&mut self) -> bool {
         let now_ms = self.door.clock.now_ms();
         while self.session.can_receive() {
             match self.wire.decode() {
                 Ok(Some(packet)) => self.session.receive(packet, now_ms),
-                Ok(None) => return,
+                Ok(None) => return true,
                 Err(bad) => self.session.close(bad.reason, bad.why),
             }
         }
+        false
     }
 
     /// Does what the session says.
@@ -134,6 +145,7 @@ impl<'d> Connection<'d> {
                 }
                 Action::Subscribed { answer, refusal, retained } => {
                     Box::pin(self.subscribe(*answer, *refusal, &retained)).await;
+                    self.publishing.sleeps();
                 }
                 Action::Dropped(reason) => self.door.count_dropped(reason),
                 Action::Close(close) => return Some(close),
@@ -252,8 +264,11 @@ impl<'d> Connection<'d> {
             if is_blocked && is_free {
                 return Poll::Ready(Event::Wrote);
             }
-            publishing.poll_rest(cx);
-            deadline.as_mut().poll(cx).map(|()| Event::Deadline)
+            let rings = deadline.as_mut().poll(cx);
+            if rings.is_pending() {
+                publishing.sleeps();
+            }
+            rings.map(|()| Event::Deadline)
         })
         .await
     }
@@ -284,7 +299,7 @@ impl<'d> Connection<'d> {
     }
 
     /// The connection ends; the session may go on without it.
-    async fn end(mut self, close: Close, mut seat: Seat, will: Option<(Message, u64)>) {
+    async fn end(mut self, close: Close, mut seat: Seat, will: Option<Box<(Message, u64)>>) {
         // What was taken is finished, so that its answers are true and no packet id is forgotten.
         let _ = tokio::time::timeout(RESULTS_TIMEOUT, self.finish_publishing()).await;
         if let Some(reason) = close.reason {
@@ -315,7 +330,7 @@ impl<'d> Connection<'d> {
         if let Err(error) = stored {
             tracing::warn!(%client, %error, "the end of an MQTT session could not be stored");
         }
-        if let Some((message, delay_ms)) = will {
+        if let Some((message, delay_ms)) = will.map(|will| *will) {
             let delay_ms = delay_ms.min(expiry_ms(expiry_s));
             match &mut seat.away {
                 Some(away) if delay_ms > 0 => {
@@ -332,7 +347,7 @@ impl<'d> Connection<'d> {
             let (ticket, result) = poll_fn(|cx| {
                 let next = self.publishing.poll_next(cx);
                 if next.is_pending() {
-                    self.publishing.poll_rest(cx);
+                    self.publishing.sleeps();
                 }
                 next
             })
@@ -350,4 +365,15 @@ impl<'d> Connection<'d> {
         self.wire.flush().await?;
         self.wire.shutdown().await
     }
+}
+
+/// Size of the task of an idle connection, for a test that keeps it small.
+#[cfg(test)]
+pub(super) fn bytes_per_connection() -> usize {
+    fn size_of_future<F>(
+        _: impl FnOnce(std::sync::Arc<Door>, super::handshake::Client, Drain) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+    size_of_future(super::handshake::serve)
 }

@@ -36,7 +36,7 @@ pub(super) async fn serve(door: Arc<Door>, client: Client, drain: Drain) {
     match shaken {
         Ok(Ok(established)) => {
             let _connected = Connected::new(listener);
-            connection::run(&door, *established, drain).await;
+            connection::run(&door, established, drain).await;
         }
         Ok(Err(why)) => {
             door.count_refused(why);
@@ -190,7 +190,8 @@ async fn finish(
     let now_ms = door.clock.now_ms();
     let welcome = connect::welcome(&accepted, restored.is_present, &door.limits);
     let will = will_of(&mut accepted)
-        .filter(|(message, _)| may_leave(&rights, &message.topic, &accepted.client_id));
+        .filter(|(message, _)| may_leave(&rights, &message.topic, &accepted.client_id))
+        .map(Box::new);
     let is_stored = accepted.is_persistent() || restored.is_present;
     if is_stored {
         // Should this task die, the session lives on.

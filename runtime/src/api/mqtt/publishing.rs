@@ -19,7 +19,11 @@ enum Stage<'d> {
 
 /// Bounded by the session, which takes no more packets while too many wait.
 #[derive(Default)]
-pub(super) struct Publishing<'d>(VecDeque<(Ticket, Stage<'d>)>);
+pub(super) struct Publishing<'d> {
+    waiting: VecDeque<(Ticket, Stage<'d>)>,
+    /// The task slept since they were polled.
+    has_slept: bool,
+}
 
 impl<'d> Publishing<'d> {
     /// Starts a publish. The first poll happens here: it gives the message its place. Gives the
@@ -30,31 +34,41 @@ impl<'d> Publishing<'d> {
         mut publish: Publish<'d>,
         cx: &mut Context<'_>,
     ) -> Option<Result<()>> {
+        self.wake(cx);
         let stage = match publish.as_mut().poll(cx) {
-            Poll::Ready(result) if self.0.is_empty() => return Some(result),
+            Poll::Ready(result) if self.waiting.is_empty() => return Some(result),
             Poll::Ready(result) => Stage::Done(result),
             Poll::Pending => Stage::Running(publish),
         };
-        self.0.push_back((ticket, stage));
+        self.waiting.push_back((ticket, stage));
         None
     }
 
     /// The next result in order; pending while there is none.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Ticket, Result<()>)> {
-        if let Some((_, stage)) = self.0.front_mut()
+        self.wake(cx);
+        if let Some((_, stage)) = self.waiting.front_mut()
             && stage.is_done(cx)
-            && let Some((ticket, Stage::Done(result))) = self.0.pop_front()
+            && let Some((ticket, Stage::Done(result))) = self.waiting.pop_front()
         {
             return Poll::Ready((ticket, result));
         }
         Poll::Pending
     }
 
-    /// Moves those on that wait behind the first: one that needs several steps shall not wait with
-    /// the second for its turn.
-    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) {
-        for (_, stage) in self.0.iter_mut().skip(1) {
-            stage.is_done(cx);
+    /// The task is about to sleep, or has slept.
+    pub(super) const fn sleeps(&mut self) {
+        self.has_slept = true;
+    }
+
+    /// After a sleep all are polled, the oldest first and before any new one starts. One that could
+    /// not take its place when it was started (a channel was full, or the task had used up its
+    /// time) does so now, in order; one that needs several steps goes on.
+    fn wake(&mut self, cx: &mut Context<'_>) {
+        if std::mem::take(&mut self.has_slept) {
+            for (_, stage) in &mut self.waiting {
+                stage.is_done(cx);
+            }
         }
     }
 }

@@ -1,0 +1,147 @@
+//! Clients that nobody here wrote: mosquitto's, and paho where Python has it. A machine without
+//! them says so and passes.
+
+use super::peer::{PATIENCE, Serving};
+use crate::broker::packet::{Qos, Version};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+#[expect(clippy::print_stdout, reason = "the reader of the test's output shall know")]
+fn is_missing(program: &str) -> bool {
+    let found = std::process::Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .stdout(Stdio::null())
+        .status();
+    let missing = !found.is_ok_and(|status| status.success());
+    if missing {
+        println!("{program} is not installed: nothing was tested with it");
+    }
+    missing
+}
+
+fn start(program: &str, args: &[&str]) -> Child {
+    Command::new(program)
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts")
+}
+
+async fn succeeds(program: &str, args: &[&str]) {
+    let mut child = start(program, args);
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await.expect("in time");
+    assert!(ended.expect("it ended").success(), "{program} {args:?}");
+}
+
+async fn output_of(child: Child) -> String {
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("in time");
+    String::from_utf8(output.expect("it ended").stdout).expect("UTF-8")
+}
+
+#[tokio::test]
+async fn mosquittos_clients_speak_with_the_door() {
+    if is_missing("mosquitto_pub") || is_missing("mosquitto_sub") {
+        return;
+    }
+    let serving = Serving::new().await;
+    let port = serving.address.port().to_string();
+    for version in ["311", "5"] {
+        for qos in ["0", "1", "2"] {
+            let common = ["-h", "127.0.0.1", "-p", &port, "-V", version, "-q", qos];
+            let topic = format!("m/{version}/{qos}");
+            let publish = ["-t", &topic, "-m", "kept", "-r"];
+            succeeds("mosquitto_pub", &[&common[..], &publish[..]].concat()).await;
+            let filter = format!("m/{version}/+");
+            let subscribe = ["-t", &filter, "-C", "2", "-F", "%t %p %r %q"];
+            let mut reader = start("mosquitto_sub", &[&common[..], &subscribe[..]].concat());
+            // The retained message shows that it is subscribed.
+            let mut lines = BufReader::new(reader.stdout.take().expect("piped")).lines();
+            let line = lines.next_line().await.expect("read");
+            assert_eq!(line, Some(format!("{topic} kept 1 {qos}")));
+            let publish = ["-t", &topic, "-m", "live"];
+            succeeds("mosquitto_pub", &[&common[..], &publish[..]].concat()).await;
+            let line = lines.next_line().await.expect("read");
+            assert_eq!(line, Some(format!("{topic} live 0 {qos}")));
+            let forget = ["-t", &topic, "-n", "-r"];
+            succeeds("mosquitto_pub", &[&common[..], &forget[..]].concat()).await;
+        }
+    }
+    serving.stop().await;
+}
+
+#[tokio::test]
+async fn mosquittos_clients_keep_a_session() {
+    if is_missing("mosquitto_pub") || is_missing("mosquitto_sub") {
+        return;
+    }
+    let serving = Serving::new().await;
+    let port = serving.address.port().to_string();
+    let common = ["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", "s/#"];
+    let session = [&common[..], &["-i", "lasting", "-c"]].concat();
+    // Subscribes and leaves.
+    succeeds("mosquitto_sub", &[&session[..], &["-E"]].concat()).await;
+    let mut writer = serving.client(Version::V4, "writer").await;
+    for number in 0..100 {
+        writer.publish("s/x", &number.to_string()).await;
+    }
+    let reader = start("mosquitto_sub", &[&session[..], &["-C", "100"]].concat());
+    let expected: String = (0..100).map(|number| format!("{number}\n")).collect();
+    assert_eq!(output_of(reader).await, expected);
+    serving.stop().await;
+}
+
+const PAHO: &str = r#"
+import sys, threading
+import paho.mqtt.client as mqtt
+from paho.mqtt.properties import Properties
+from paho.mqtt.packettypes import PacketTypes
+port = int(sys.argv[1])
+done, subscribed = threading.Event(), threading.Event()
+c = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="", protocol=mqtt.MQTTv5)
+got = []
+def on_message(c, u, m):
+    got.append(m)
+    if len(got) == 50: done.set()
+c.on_message = on_message
+c.on_subscribe = lambda *a: subscribed.set()
+c.connect("127.0.0.1", port)
+c.loop_start()
+c.subscribe("p/+", qos=2)
+assert subscribed.wait(5), "no SUBACK"
+p = Properties(PacketTypes.PUBLISH)
+p.UserProperty = [("a", "1"), ("a", "2")]
+p.ResponseTopic = "p/answer"
+p.CorrelationData = b"\x00\xff"
+p.ContentType = "text/plain"
+p.MessageExpiryInterval = 60
+for n in range(50):
+    c.publish("p/x", str(n), qos=n % 3, properties=p).wait_for_publish(5)
+assert done.wait(5), len(got)
+for n, m in enumerate(got):
+    assert m.payload == str(n).encode() and m.qos == n % 3, (n, m.payload, m.qos)
+    q = m.properties
+    assert q.UserProperty == [("a", "1"), ("a", "2")] and q.ResponseTopic == "p/answer"
+    assert q.CorrelationData == b"\x00\xff" and q.ContentType == "text/plain"
+    assert 0 < q.MessageExpiryInterval <= 60
+c.disconnect()
+c.loop_stop()
+print("good")
+"#;
+
+#[tokio::test]
+async fn paho_speaks_with_the_door() {
+    if is_missing("python3 && python3 -c 'import paho.mqtt'") {
+        return;
+    }
+    let serving = Serving::new().await;
+    let port = serving.address.port().to_string();
+    assert_eq!(output_of(start("python3", &["-c", PAHO, &port])).await, "good\n");
+    // A client of the other version sees the same topics.
+    let mut old = serving.client(Version::V4, "old").await;
+    old.subscribe("p/+", Qos::AtMostOnce).await;
+    old.expect_silence().await;
+    serving.stop().await;
+}
