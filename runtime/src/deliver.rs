@@ -28,8 +28,8 @@ use worker::Worker;
 /// What happens to a message that the app will not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Redelivery {
-    /// One delivery per delivery of the component, as Dapr has it without a policy: then the
-    /// dead-letter topic. Without one the message stays and is delivered again after a pause.
+    /// One delivery, as Dapr has it without a policy: then the dead-letter topic. Where none is
+    /// named there would be no end but loss or standstill: then as with back-off.
     Once,
     /// 0.5 s to 60 s, ten times, then the dead-letter topic, else a built-in one.
     BackOff,

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
 
-/// Deliveries after the first before a message becomes a dead letter, with [`Redelivery::BackOff`].
+/// Deliveries after the first before a message becomes a dead letter.
 pub(super) const RETRIES_MAX: u32 = 10;
 
 /// Pause after the first failure; it doubles up to [`PAUSE_MAX`].
@@ -167,10 +167,8 @@ impl Feed {
     async fn failed(&self, held: &Held, status: Status) -> Step {
         let failures = held.failures.saturating_add(1);
         let (app_id, topic) = (&*self.app.id, &*held.delivery.message.topic);
-        let may_bury = match self.redelivery {
-            Redelivery::Once => self.dead_letter.is_some(),
-            Redelivery::BackOff => failures > RETRIES_MAX,
-        };
+        let is_once = self.redelivery == Redelivery::Once && self.dead_letter.is_some();
+        let may_bury = is_once || failures > RETRIES_MAX;
         if !may_bury {
             let pause = pause_after(failures);
             info!(app_id, topic, %status, failures, ?pause, "the app did not take a message");

@@ -48,12 +48,9 @@ impl Envelope<'_> {
     /// The event that carries `body`.
     pub(crate) fn wrap(&self, body: &[u8]) -> Vec<u8> {
         let content_type = self.content_type.unwrap_or("text/plain");
-        let trace = self.trace.traceparent();
-        let trace = match self.overriding("traceparent").or_else(|| self.overriding("traceid")) {
-            Some(text) => text,
-            None if self.trace.is_incoming() => trace.as_str(),
-            None => "",
-        };
+        let parent = self.traceparent();
+        let trace = self.overriding("traceparent").or_else(|| self.overriding("traceid"));
+        let trace = trace.unwrap_or(&parent);
         let state = self.overriding("tracestate").or_else(|| self.trace.state()).unwrap_or("");
         let mut event = Object::with_capacity(body.len() + ATTRIBUTES_BYTES);
         event.data(content_type, body);
@@ -85,8 +82,7 @@ impl Envelope<'_> {
         let given: BTreeMap<String, &RawValue> = serde_json::from_slice(body)?;
         let mut members: BTreeMap<String, Cow<'_, str>> =
             given.into_iter().map(|(name, value)| (name, value.get().into())).collect();
-        let trace = self.trace.traceparent();
-        let trace = if self.trace.is_incoming() { trace.as_str() } else { "" };
+        let trace = self.traceparent();
         let mut set = |name: &str, text: &str| {
             members.insert(name.to_owned(), quoted(text).into());
         };
@@ -96,8 +92,8 @@ impl Envelope<'_> {
             set("expiration", expiration);
         }
         if !members.contains_key("traceid") {
-            members.insert("traceid".to_owned(), quoted(trace).into());
-            members.insert("traceparent".to_owned(), quoted(trace).into());
+            members.insert("traceid".to_owned(), quoted(&trace).into());
+            members.insert("traceparent".to_owned(), quoted(&trace).into());
         }
         for (name, text) in [
             ("time", self.time),
@@ -115,6 +111,11 @@ impl Envelope<'_> {
             event.raw(name, value);
         }
         Ok(event.finish())
+    }
+
+    /// The caller's trace; empty without one.
+    fn traceparent(&self) -> heapless::String<55> {
+        if self.trace.is_incoming() { self.trace.traceparent() } else { heapless::String::new() }
     }
 
     /// The value of `cloudevent.{attribute}` in the metadata, matched without case.
