@@ -351,6 +351,7 @@ fn endpoint(fake: &FakeApp, name: &str) -> EndpointPlan {
         base_url: format!("http://{}/base/", fake.address),
         headers: vec![("X-Fixed".into(), Setting::Text("yes-it-is".into()))],
         scopes: Vec::new(),
+        secret_store: None,
     }
 }
 
