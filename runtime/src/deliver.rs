@@ -10,6 +10,7 @@ mod attempt;
 mod event;
 mod feed;
 mod lanes;
+mod measured;
 mod worker;
 
 use crate::app::channel::Channel;
@@ -90,6 +91,8 @@ pub async fn run(
                     break;
                 }
                 info!(app_id = &*app.id, "the app is not healthy: deliveries pause");
+                // Until it has been asked again: it may come back with other routes.
+                running.settled.send_replace(false);
             }
             () = back.notified() => info!(app_id = &*app.id, "the app is back"),
         }

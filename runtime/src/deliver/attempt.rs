@@ -4,16 +4,15 @@ use super::Redelivery;
 use super::event::{self, Event};
 use super::feed::Feed;
 use super::lanes::Held;
+use super::measured::Status;
 use crate::app::channel::CallError;
 use crate::body::Body;
-use crate::observe::metrics::families::{PUBSUB_INGRESS_COUNT, PUBSUB_INGRESS_LATENCY};
 use http_body_util::{BodyExt, Limited};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use pillion_components::pubsub::{Assurance, Message, QueueLimits, Subscribe};
 use pillion_components::topic::Filter;
 use serde::Deserialize;
-use std::fmt;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
@@ -59,22 +58,6 @@ enum Verdict {
     Away(String),
 }
 
-/// An application status or an HTTP status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Status {
-    Word(&'static str),
-    Http(u16),
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Status::Word(word) => f.write_str(word),
-            Status::Http(status) => write!(f, "{status}"),
-        }
-    }
-}
-
 /// The pause after so many failures in a row.
 pub(super) fn pause_after(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
@@ -97,15 +80,15 @@ impl Feed {
         };
         match verdict {
             Verdict::Success(status) => {
-                self.record("success", status, started);
+                self.record("success", Status::Word(status), started.elapsed());
                 Step::Done
             }
             Verdict::Drop(status) => {
-                self.record("drop", &status.to_string(), started);
+                self.record("drop", status, started.elapsed());
                 self.dropped(held, status).await
             }
             Verdict::Retry(status) => {
-                self.record("retry", &status.to_string(), started);
+                self.record("retry", status, started.elapsed());
                 self.failed(held, status).await
             }
             Verdict::Away(why) => {
@@ -244,14 +227,6 @@ impl Feed {
             metadata: Vec::new(),
         };
         self.component.subscribe(subscribe).await.map(drop)
-    }
-
-    fn record(&self, process_status: &str, status: &str, started: Instant) {
-        let (app, plan) = (&*self.app, &self.plan);
-        let labels =
-            [&*app.id, &*plan.pubsub, &*app.namespace, process_status, status, &*plan.topic];
-        PUBSUB_INGRESS_COUNT.with(&labels).inc();
-        PUBSUB_INGRESS_LATENCY.with(&labels).observe(started.elapsed());
     }
 }
 

@@ -1,9 +1,16 @@
 //! A subscription that is fit to be started: everything it names exists and is allowed.
+//!
+//! Read from its metadata:
+//! - `rawPayload` (false): the app gets the bytes as they were published, in `data_base64`;
+//! - `parallel` (false): messages of one topic are delivered side by side, in no order;
+//! - `backlogBytesMax` (64Mi), `backlogAgeMax` (none), `overflow` (drop-oldest, or refuse),
+//!   `forgetAfter` (720h): the ends of the queue, in a resource only.
 
+use super::Redelivery;
+use super::measured::Measured;
 use crate::app::channel::Channel;
 use crate::app::{ActiveSubscription, App};
 use crate::blocks::Blocks;
-use crate::deliver::Redelivery;
 use crate::resources::SubscriptionPlan;
 use hyper::Uri;
 use pillion_components::env::Clock;
@@ -30,6 +37,7 @@ pub(super) struct Feed {
     pub(super) wants_raw: bool,
     /// The app wants no order.
     pub(super) is_parallel: bool,
+    pub(super) measured: Measured,
     /// The built-in dead-letter queue exists.
     pub(super) graveyard: OnceCell<()>,
     filter: Filter,
@@ -77,6 +85,7 @@ impl Feed {
             dead_letter: dead_letter.map(Arc::from),
             wants_raw: options.text("rawPayload").is_some_and(is_truthy),
             is_parallel: options.truthy("parallel", false),
+            measured: Measured::default(),
             graveyard: OnceCell::new(),
             filter,
             limits,

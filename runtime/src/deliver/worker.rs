@@ -20,7 +20,7 @@ const AWAY_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// What a worker needs besides its subscription.
 pub(super) struct Worker {
     pub(super) feed: Arc<Feed>,
-    /// Subscriptions are settled: delivery may begin. Until then the queue is only kept open.
+    /// The app was asked what it wants: delivery may go on. Until then the queue is only kept open.
     pub(super) settled: watch::Receiver<bool>,
     /// The app can be called.
     pub(super) healthy: watch::Receiver<bool>,
