@@ -319,6 +319,8 @@ pub struct Access {
     pub secrets: Option<Vec<String>>,
     /// App ids it may call.
     pub invoke: Option<Vec<String>>,
+    /// Which secrets it may read of these stores ([`ConfigurationPlan::secret_scopes`]).
+    pub secret_scopes: Vec<SecretScope>,
 }
 
 /// `kind: Component`.

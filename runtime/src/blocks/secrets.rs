@@ -74,7 +74,11 @@ impl Secrets {
     }
 }
 
-/// The rule of access per secret; scopes of a `Configuration` belong here too.
-fn may_read(app: &App, store: &str, _name: &str) -> bool {
-    app.access.secrets.as_ref().is_none_or(|stores| stores.iter().any(|one| one == store))
+/// Rights come first, then the scope of the store, if it has one.
+fn may_read(app: &App, store: &str, name: &str) -> bool {
+    let access = &app.access;
+    let has_right =
+        access.secrets.as_ref().is_none_or(|stores| stores.iter().any(|one| one == store));
+    let scope = access.secret_scopes.iter().find(|scope| scope.store == store);
+    has_right && scope.is_none_or(|scope| scope.allows(name))
 }

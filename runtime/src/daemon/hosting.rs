@@ -2,14 +2,24 @@
 
 use super::listeners;
 use crate::api::http::server::{self, Door};
-use crate::app::channel::Channel;
+use crate::app::channel::{CallError, Channel};
 use crate::app::{App, Apps, health};
 use crate::blocks::Blocks;
+use crate::body::Body;
 use crate::deliver::{self, Redelivery};
 use crate::drain::{Drain, RequestExit};
-use crate::resources::{AppPlan, Limits, SubscriptionPlan};
+use crate::resources::{Access, AppPlan, Limits, SubscriptionPlan};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Uri};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long an app may take to tell its configuration; it starts without.
+const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest configuration that is read.
+const CONFIG_BYTES_MAX: usize = 1 << 20;
 
 /// Everything that the sides of all apps share.
 #[derive(Clone)]
@@ -43,13 +53,9 @@ impl Host {
     pub(super) async fn start(&self, plan: AppPlan, drains: &Drains) -> Result<Hosted, String> {
         let (listeners, http) = listeners::http(&plan.listen, plan.unix_socket.as_deref()).await?;
         let channel = plan.channel.map(|channel| Arc::new(Channel::new(channel)));
-        let app = Arc::new(App::new(
-            &plan.id,
-            &plan.namespace,
-            plan.api_token.as_deref(),
-            plan.access,
-            channel,
-        ));
+        let access = Access { secret_scopes: plan.configuration.secret_scopes, ..plan.access };
+        let token = plan.api_token.as_deref();
+        let app = Arc::new(App::new(&plan.id, &plan.namespace, token, access, channel));
         if !self.apps.insert(app.clone()) {
             return Err(format!("the app id {} is taken: choose another with --app-id", plan.id));
         }
@@ -74,17 +80,22 @@ impl Host {
             return;
         };
         tokio::spawn(health::watch(channel.clone(), drains.intake.clone()));
-        tokio::spawn(until_answering(app.clone(), self.ask_config, drains.intake.clone()));
+        let answering = until_answering(app.clone(), self.ask_config, drains.intake.clone());
         let declarative =
             self.subscriptions.iter().filter(|plan| is_for(plan, &app.id)).cloned().collect();
-        tokio::spawn(deliver::run(
+        let deliveries = deliver::run(
             app.clone(),
             self.blocks.clone(),
             declarative,
             self.ask_subscriptions,
             self.redelivery,
             drains.intake.clone(),
-        ));
+        );
+        // An app is asked for its configuration before its subscriptions.
+        tokio::spawn(async move {
+            answering.await;
+            deliveries.await;
+        });
     }
 
     /// Takes an app out whose drains have ended.
@@ -106,14 +117,20 @@ async fn until_answering(app: Arc<App>, ask_config: bool, mut drain: Drain) {
         () = drain.started() => return,
         answered = healthy.wait_for(|healthy| *healthy) => if answered.is_err() { return },
     }
-    if ask_config {
-        let request = hyper::Request::get("/dapr/config").body(crate::body::Body::empty());
-        if let Ok(request) = request
-            && let Err(error) = channel.call(request).await
-        {
-            tracing::debug!("app {}: GET /dapr/config: {error:?}", app.id);
-        }
+    if ask_config && let Err(error) = ask_for_config(&app.id, channel).await {
+        tracing::debug!("app {}: GET /dapr/config: {error:?}", app.id);
     }
     app.ready.set_inbound();
     tracing::info!("app {} answers at {}:{}", app.id, channel.plan().host, channel.plan().port);
+}
+
+async fn ask_for_config(app_id: &str, channel: &Channel) -> Result<(), CallError> {
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = Uri::from_static("/dapr/config");
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(id) = HeaderValue::from_str(app_id) {
+        headers.insert("dapr-app-id", id);
+    }
+    channel.call_whole(request, CONFIG_TIMEOUT, CONFIG_BYTES_MAX).await.map(|_| ())
 }

@@ -312,6 +312,7 @@ fn access(fields: &Fields<'_>) -> Access {
         stores: fields.texts("stores"),
         secrets: fields.texts("secrets"),
         invoke: fields.texts("invoke"),
+        secret_scopes: Vec::new(),
     }
 }
 
