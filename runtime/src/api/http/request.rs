@@ -139,6 +139,10 @@ async fn answer(shared: &Shared, request: Request<Incoming>, started: Instant) -
         }
     };
 
+    if response.status() == StatusCode::NOT_MODIFIED {
+        // It tells about a body that the client has already.
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
     if let Some(echo) = echo {
         echo.write(&traceparent, response.headers_mut());
     }
