@@ -10,6 +10,7 @@ use hyper::{Method, Response};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -77,6 +78,16 @@ impl App {
     /// Everything it was asked so far.
     pub fn asked(&self) -> Vec<Asked> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What it was asked once that are `count` requests in all, or `limit` has passed.
+    pub async fn asked_within(&self, count: usize, limit: Duration) -> Vec<Asked> {
+        let begun = Instant::now();
+        until("requests to the app", || async {
+            let over = begun.elapsed() >= limit;
+            Some(self.asked()).filter(|asked| asked.len() >= count || over)
+        })
+        .await
     }
 
     /// Waits until it was asked `count` requests in all, and returns them.
