@@ -63,7 +63,7 @@ fn settings(
     for item in spec.maps(key) {
         let name = item.required("name");
         let value = item.node("value").map(|node| node.value.to_text());
-        let setting = match item.reference(&name, around.env) {
+        let setting = match item.reference(&name, around) {
             Some(Setting::Secret { .. }) if secret_store.is_none() => {
                 item.problem("secretKeyRef", format!("of '{name}' {NO_STORE}"));
                 continue;

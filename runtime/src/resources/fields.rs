@@ -1,12 +1,15 @@
 //! Reading the keys of one mapping: each getter checks its value and reports what is wrong with
 //! it; the keys nobody asked for are reported at the end.
 
+use super::addresses::{ADDRESS_FORM, parse_address};
+use super::load::Surroundings;
 use super::yaml::{Document, Entry, Node, Value};
 use super::{SecretRef, Setting};
+use crate::cli::Form;
 use pillion_components::options::{parse_bytes, parse_duration};
 use std::cell::RefCell;
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -340,14 +343,19 @@ impl<'a> Fields<'a> {
         &self,
         key: &'static str,
         store: Option<&str>,
-        env: Environment<'_>,
+        around: &Surroundings<'_>,
     ) -> Option<Sourced> {
         let node = self.node(key)?;
         if !matches!(node.value, Value::Map(_)) {
-            return self.text(key).map(Sourced::Text);
+            let text = self.text(key)?;
+            // An empty token would open what it is meant to close.
+            if text.is_empty() {
+                self.problem(key, "is empty: give it a value, or remove it");
+            }
+            return Some(Sourced::Text(text));
         }
         let source = self.map(key)?;
-        let sourced = source.reference(key, env);
+        let sourced = source.reference(key, around);
         source.finish();
         match sourced {
             Some(Setting::Text(text)) => Some(Sourced::Text(text)),
@@ -366,11 +374,11 @@ impl<'a> Fields<'a> {
     }
 
     /// `secretKeyRef` or `envRef` in this mapping.
-    pub(crate) fn reference(&self, of: &str, env: Environment<'_>) -> Option<Setting> {
+    pub(crate) fn reference(&self, of: &str, around: &Surroundings<'_>) -> Option<Setting> {
         let by_env = self.text("envRef").filter(|variable| !variable.is_empty());
         let by_secret = self.map("secretKeyRef");
         if let Some(variable) = by_env {
-            return Some(Setting::Text(self.variable(of, &variable, env)));
+            return Some(Setting::Text(self.variable(of, &variable, around)));
         }
         let by_secret = by_secret?;
         let name = by_secret.required("name");
@@ -379,22 +387,28 @@ impl<'a> Fields<'a> {
         Some(Setting::Secret { key: key.unwrap_or_else(|| name.clone()), name })
     }
 
-    fn variable(&self, of: &str, variable: &str, env: Environment<'_>) -> String {
+    fn variable(&self, of: &str, variable: &str, around: &Surroundings<'_>) -> String {
+        let env = around.env;
         if !may_be_read(variable, env) {
-            // daprd leaves the value empty and says so; a directory of our own is told to change.
+            // daprd leaves the value empty and says so.
             let text = format!(
                 "names the variable '{variable}', which resources may not read (DAPR_*, \
                  APP_API_TOKEN, and all that DAPR_ENV_KEYS leaves out): '{of}' needs another one"
             );
-            if self.strict {
-                self.problem("envRef", text);
-            } else {
-                self.warning("envRef", text);
+            match around.form {
+                Form::Daprd => self.warning("envRef", text),
+                Form::Run | Form::Gateway => self.problem("envRef", text),
             }
             return String::new();
         }
-        env(variable).unwrap_or_else(|| {
-            self.warning("envRef", format!("'{variable}' is not set: '{of}' is empty"));
+        let value = env(variable).filter(|value| !value.is_empty());
+        value.unwrap_or_else(|| {
+            // Our kinds take tokens and password hashes from there: those must not be empty.
+            if self.strict {
+                self.problem("envRef", format!("'{variable}' is not set: set it for '{of}'"));
+            } else {
+                self.warning("envRef", format!("'{variable}' is not set: '{of}' is empty"));
+            }
             String::new()
         })
     }
@@ -423,32 +437,6 @@ impl Sourced {
 /// What to say of a `secretKeyRef` in a resource that names no store.
 pub(crate) const NO_STORE: &str =
     "has a secretKeyRef, but the resource names no store: add auth.secretStore at its top level";
-
-/// How to write an address.
-pub(crate) const ADDRESS_FORM: &str = "an address as 127.0.0.1:1883, [::1]:1883 or just a port";
-
-/// `address:port`; `localhost` and nothing before the port are 127.0.0.1.
-pub(crate) fn parse_address(text: &str) -> Option<SocketAddr> {
-    let text = text.trim();
-    if let Ok(port) = text.parse::<u16>() {
-        return Some((Ipv4Addr::LOCALHOST, port).into());
-    }
-    if let Ok(address) = text.parse() {
-        return Some(address);
-    }
-    let (host, port) = text.rsplit_once(':')?;
-    let port = port.parse::<u16>().ok()?;
-    host.eq_ignore_ascii_case("localhost").then(|| (Ipv4Addr::LOCALHOST, port).into())
-}
-
-/// An IP address, perhaps in brackets; `localhost` is 127.0.0.1.
-pub(crate) fn parse_ip(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
-    if text.eq_ignore_ascii_case("localhost") {
-        return Some(Ipv4Addr::LOCALHOST.into());
-    }
-    text.trim_start_matches('[').trim_end_matches(']').parse().ok()
-}
 
 /// Whether a resource may read this variable: never what belongs to the process itself, and only
 /// what `DAPR_ENV_KEYS` lists where that is set.

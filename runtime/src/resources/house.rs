@@ -2,8 +2,9 @@
 //!
 //! Unknown keys are refused: a misspelt limit that is silently ignored is found out in the field.
 
+use super::addresses::{ADDRESS_FORM, parse_address, parse_ip};
 use super::configuration;
-use super::fields::{ADDRESS_FORM, Fields, Sourced, parse_address, parse_ip};
+use super::fields::{Fields, Sourced};
 use super::load::Surroundings;
 use super::{
     Access, AppPlan, ChannelPlan, FlowPlan, Gateway, HealthPlan, Limits, LinkPlan, LoggingPlan,
@@ -194,10 +195,13 @@ pub(crate) fn app(
         (plan.listen, plan.unix_socket) = http_listeners(&listen);
         listen.finish();
     }
-    let token = spec.secret("token", store.as_deref(), around.env);
+    let token = spec.secret("token", store.as_deref(), around);
+    // What is asked of every caller is asked of this one, unless it has a token of its own.
+    let token = token.or_else(|| (around.env)("DAPR_API_TOKEN").map(Sourced::Text));
     (plan.api_token, plan.api_token_from) = Sourced::split(token);
     if let Some(channel) = spec.map("channel") {
-        let token = channel.secret("token", store.as_deref(), around.env);
+        let token = channel.secret("token", store.as_deref(), around);
+        let token = token.or_else(|| (around.env)("APP_API_TOKEN").map(Sourced::Text));
         let (token, from) = Sourced::split(token);
         plan.channel_token_from = from;
         plan.channel = self::channel(&channel, name, token);
@@ -333,7 +337,7 @@ pub(crate) fn mqtt_user(
     around: &Surroundings<'_>,
 ) -> Option<MqttUserPlan> {
     let spec = root.required_map("spec")?;
-    let (password_hash, from) = Sourced::split(spec.secret("passwordHash", None, around.env));
+    let (password_hash, from) = Sourced::split(spec.secret("passwordHash", None, around));
     debug_assert!(from.is_none(), "no store was named");
     match &password_hash {
         None => spec.problem("passwordHash", "is missing: write what mosquitto_passwd makes"),

@@ -62,6 +62,8 @@ pub(crate) struct GatewayFlags {
 pub(crate) struct Surroundings<'a> {
     /// Environment variables.
     pub(crate) env: Environment<'a>,
+    /// How it was started: daprd's form forgives what daprd forgives.
+    pub(crate) form: Form,
     /// `NAMESPACE`, if set.
     pub(crate) namespace: Option<String>,
     /// For the templates in component settings.
@@ -126,10 +128,22 @@ pub(crate) struct Found {
 
 /// Reads everything and makes the plan of it. What is wrong is in the report.
 pub(crate) fn plan(mut wanted: Wanted, env: Environment<'_>, report: &Report) -> Plan {
+    let mut documents = Vec::new();
+    for path in &wanted.resources {
+        for file in files(path, report) {
+            documents.extend(text(&file, report).map(|file| parsed(file, report)));
+        }
+    }
+    let documents: Vec<Document> = documents.into_iter().flatten().collect();
+    let app_id = match &wanted.app {
+        Some(app) => app.id.clone(),
+        None => gateway_name(&documents).unwrap_or_else(|| wanted.gateway.name.clone()),
+    };
     let around = Surroundings {
         env,
+        form: wanted.form,
         namespace: env("NAMESPACE").filter(|namespace| !namespace.is_empty()),
-        app_id: wanted.app.as_ref().map_or(&wanted.gateway.name, |app| &app.id).clone(),
+        app_id,
     };
     if let Some(app) = &mut wanted.app {
         for path in &wanted.configs {
@@ -137,12 +151,8 @@ pub(crate) fn plan(mut wanted: Wanted, env: Environment<'_>, report: &Report) ->
         }
     }
     let mut found = Found::default();
-    for path in &wanted.resources {
-        for file in files(path, report) {
-            if let Some(file) = text(&file, report) {
-                read_file(file, &wanted, &around, &mut found, report);
-            }
-        }
+    for document in documents {
+        read_document(document, &wanted, &around, &mut found, report);
     }
     check::settle(found, wanted, report)
 }
@@ -225,16 +235,13 @@ fn read_configuration(
     }
 }
 
-fn read_file(
-    file: Arc<File>,
-    wanted: &Wanted,
-    around: &Surroundings<'_>,
-    found: &mut Found,
-    report: &Report,
-) {
-    for document in parsed(file, report) {
-        read_document(document, wanted, around, found, report);
-    }
+/// The name of the Gateway among the documents, which stands for the app id in templates. What is
+/// wrong with it is reported when it is read.
+fn gateway_name(documents: &[Document]) -> Option<String> {
+    let aside = Report::default();
+    let root = |document| Fields::of(document, &aside, true);
+    let gateway = documents.iter().map(root).find(|root| kind_of(root) == Some(Kind::Gateway))?;
+    gateway.map("metadata")?.text("name")
 }
 
 /// The kinds there are.

@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::cli::Form;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A directory that goes away with the test.
 struct Directory(PathBuf);
@@ -192,7 +193,7 @@ fn every_problem_of_every_file_is_listed() {
     let places: Vec<_> = problems.iter().map(|p| p.split(": ").next().unwrap_or("")).collect();
     assert_eq!(
         places,
-        ["a.yaml:6", "b.yml:2", "c.yaml:6", "c.yaml:5", "a.yaml:5", "c.yaml:6"],
+        ["b.yml:2", "a.yaml:6", "c.yaml:6", "c.yaml:5", "a.yaml:5", "c.yaml:6"],
         "{problems:#?}"
     );
     assert!(problems[3].contains("did you mean 'storage'?"), "{problems:#?}");
@@ -447,6 +448,18 @@ fn our_kinds_are_strict() {
         (o("App", "a", "  listen: {http: 'x'}\n"), 5, "or unix:/path"),
         (o("App", "a", "  configuration: none\n"), 5, "no Configuration is called 'none'"),
         (o("App", "a", "  token: {envRef: APP_API_TOKEN}\n"), 5, "resources may not read"),
+        (o("App", "a", "  token: {envRef: NONE}\n"), 5, "'NONE' is not set"),
+        (o("App", "a", "  token: ''\n"), 5, "is empty: give it a value"),
+        (
+            o("Gateway", "g", "  storage: {segmentBytes: 1Mi, quotaBytes: 64Mi}\n"),
+            5,
+            "holds two of the largest",
+        ),
+        (
+            o("Gateway", "g", "  storage: {segmentBytes: 8Mi, quotaBytes: 32Mi}\n"),
+            5,
+            "the log alone takes 33554432",
+        ),
         (o("App", "a", "  access: {stores: [s]}\n"), 5, "no state store is called 's'"),
         (o("App", "a", "  access: {topics: ['a#']}\n"), 5, "topic filter"),
         (o("App", "a", "  quota: 5\n"), 5, "unknown key 'spec.quota'"),
@@ -537,4 +550,71 @@ fn scopes_of_secrets() {
     assert!(!scope(true, &["y"], &[]).allows("x"));
     assert!(scope(false, &["x"], &["x"]).allows("x"));
     assert!(!scope(false, &[], &[]).allows("x"));
+}
+
+#[test]
+fn tokens_of_the_environment_are_for_apps_without_their_own() {
+    let text = ours("App", "a", "  listen: {http: 1}\n  token: t\n")
+        + &ours("App", "b", "  listen: {http: 2}\n");
+    let (plan, problems, _) = read(Form::Gateway, &text);
+    assert_eq!(problems, Vec::<String>::new());
+    let tokens: Vec<_> = plan.apps.iter().map(|app| app.api_token.as_deref()).collect();
+    assert_eq!(tokens, [Some("t"), Some("secret")]);
+}
+
+#[test]
+fn templates_know_the_gateway_s_name() {
+    let text = component("a", "state.redb", "  metadata: [{name: x, value: '{appID}'}]\n")
+        + &ours("Gateway", "north", "  limits: {}\n");
+    let (plan, _, warnings) = read(Form::Gateway, &text);
+    let options =
+        plan.components[0].options(|_, _| Ok::<_, ()>(String::new())).expect("no secrets");
+    assert_eq!(options.text("x"), Some("north"));
+    assert!(warnings[0].contains("nobody can use this gateway"), "{warnings:?}");
+}
+
+/// Example files with bytes changed, cut out and doubled at random: whatever comes of it, it is a
+/// plan or a list of problems, each with a place.
+#[test]
+fn damaged_files_are_told_not_feared() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let mut texts = Vec::new();
+    for directory in ["dev", "gateway"] {
+        for entry in std::fs::read_dir(configs.join(directory)).expect("the directory") {
+            texts.push(std::fs::read(entry.expect("an entry").path()).expect("a file"));
+        }
+    }
+    let seed = pillion_components::env::random_u64();
+    // Shown when the test fails.
+    #[allow(clippy::print_stdout)]
+    {
+        println!("seed {seed}");
+    }
+    let mut state = seed;
+    let mut random = |below: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap_or(0) % below.max(1)
+    };
+    let directory = Directory::with(&[]);
+    let pieces: [&[u8]; 10] =
+        [b"- ", b": ", b"\n", b"  ", b"[", b"{", b"&a ", b"*a", b"\xff", b"---\n"];
+    for _ in 0..500 {
+        let mut text = texts[random(texts.len())].clone();
+        for _ in 0..=random(4) {
+            let at = random(text.len());
+            let end = (at + random(40)).min(text.len());
+            match random(3) {
+                0 => drop(text.drain(at..end)),
+                1 => text.extend_from_within(at..end),
+                _ => drop(text.splice(at..at, pieces[random(pieces.len())].iter().copied())),
+            }
+        }
+        std::fs::write(directory.0.join("r.yaml"), &text).expect("a file");
+        let (_, problems, _) = read_in(Form::Gateway, &directory.0);
+        for problem in problems {
+            let has_place = problem.starts_with("r.yaml:") || problem.starts_with("Gateway: ");
+            assert!(has_place || problem.starts_with("and more"), "{problem}");
+        }
+    }
 }
