@@ -77,7 +77,7 @@ pub struct Refusal {
     pub log_as_json: bool,
     /// Logs go to this file instead of standard output.
     pub log_file: Option<PathBuf>,
-    /// Every problem, one a line.
+    /// Every problem, one a line; `Fatal error from runtime: ` belongs before it.
     pub text: String,
 }
 

@@ -147,7 +147,7 @@ fn duplicates(components: &[Placed<ComponentPlan>], form: Form, report: &Report)
     }
     if !lines.is_empty() {
         let lines = lines.join("\n");
-        report.problem(format!("Fatal error from runtime: failed to load components: {lines}"));
+        report.problem(format!("failed to load components: {lines}"));
     }
 }
 

@@ -218,7 +218,7 @@ fn duplicates_in_daprd_s_form_are_told_in_its_words() {
     let (_, problems, _) = read(Form::Daprd, &text);
     assert_eq!(
         problems,
-        ["Fatal error from runtime: failed to load components: duplicate definition of Component \
+        ["failed to load components: duplicate definition of Component \
           name a (state.in-memory/v1) with existing a (state.redb/v1)"]
     );
 }

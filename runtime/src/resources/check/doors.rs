@@ -5,14 +5,14 @@ use crate::resources::fields::Report;
 use crate::resources::house::GatewayRead;
 use crate::resources::load::{Found, GatewayFlags, Placed};
 use crate::resources::{AppPlan, Gateway, MqttLimits, MqttPlan};
+use pillion_components::env::Clock;
+use pillion_components::storage::StorageOptions;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// The component that the MQTT door stands before.
 const EMBEDDED: &str = "pubsub.embedded";
-
-/// Segments of a log whose number is not given.
-const LOG_SEGMENTS: u8 = 4;
 
 /// The settings of a Gateway resource, else the defaults; flags come before both.
 pub(super) fn gateway(
@@ -77,7 +77,9 @@ fn check_storage(gateway: &Gateway, placed: &Placed<GatewayRead>, report: &Repor
              bodies ({body} bytes); enlarge it, or lower limits.bodyBytesMax"
         ));
     }
-    let log = u64::from(segment) * u64::from(storage.log_segments.unwrap_or(LOG_SEGMENTS));
+    let defaults = StorageOptions::new(PathBuf::new(), Clock::system());
+    let segments = storage.log_segments.unwrap_or(defaults.log_segments);
+    let log = u64::from(segment) * u64::from(segments);
     if let Some(quota) = storage.quota_bytes.filter(|quota| *quota <= log) {
         let place = placed.place("spec.storage.quotaBytes");
         report.problem(format!(

@@ -350,6 +350,7 @@ fn endpoint(fake: &FakeApp, name: &str) -> EndpointPlan {
         name: name.into(),
         base_url: format!("http://{}/base/", fake.address),
         headers: vec![("X-Fixed".into(), Setting::Text("yes-it-is".into()))],
+        secret_store: None,
         scopes: Vec::new(),
         secret_store: None,
     }
