@@ -352,7 +352,6 @@ fn endpoint(fake: &FakeApp, name: &str) -> EndpointPlan {
         headers: vec![("X-Fixed".into(), Setting::Text("yes-it-is".into()))],
         secret_store: None,
         scopes: Vec::new(),
-        secret_store: None,
     }
 }
 
