@@ -11,10 +11,15 @@
 //! ```
 
 pub mod app;
+pub mod desk;
 pub mod http;
+pub mod mosquitto;
+pub mod mqtt;
 pub mod pillion;
+pub mod random;
 
 pub use app::{App, Asked, json};
+pub use desk::Desk;
 pub use http::{Answer, Request};
 pub use pillion::{Pillion, Setup};
 
