@@ -21,9 +21,18 @@
 
 mod backlog;
 mod batch;
+mod checkpoint;
+mod disk;
 mod engine;
+mod format;
+mod keeper;
 mod keys;
+mod log;
+mod open;
+mod read;
 mod stream;
+mod tend;
+mod tree;
 
 pub use batch::{Batch, Commit, Committed, Expect, Put};
 pub use engine::KEY_BYTES_MAX;
@@ -33,12 +42,14 @@ use crate::error::{Error, Kind, Result};
 use crate::pubsub::{Message, QueueLimits};
 use crate::topic::Filter;
 use bytes::Bytes;
-use engine::Engine;
-use keys::{Bulk, Stored};
+use checkpoint::Exact;
+use engine::{Below, Engine};
+use keeper::Keeper;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use stream::Kept;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use tend::{Progress, tend};
 use tokio::sync::Notify;
 
 /// Settings of a data directory. The defaults suit a gateway with 128 MB of RAM.
@@ -178,9 +189,46 @@ pub struct Storage {
 
 struct Shared {
     engine: Mutex<Engine>,
-    /// Listeners have something to be told.
+    /// The task has something to do: reports of the threads, or listeners to tell.
     told: Arc<Notify>,
-    teller: AtomicBool,
+    /// There is a task.
+    tended: AtomicBool,
+    /// A checkpoint is asked for.
+    pressed: AtomicBool,
+    progress: Mutex<Progress>,
+    disk: Option<OnDisk>,
+}
+
+/// What a storage with a disk has besides.
+struct OnDisk {
+    below: Below,
+    keeper: Keeper,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Bytes of the log after which a checkpoint starts.
+    checkpoint_log_bytes: u64,
+    index_bytes_max: u64,
+    /// Bytes of the files that keep their size.
+    fixed_bytes: u64,
+    /// What a start found damaged.
+    damaged: Option<String>,
+}
+
+impl StorageOptions {
+    /// The defaults, for this directory: a log of 4 segments of 8 MiB, 1 GiB in all, no linger,
+    /// eventual writes within a second, 1 MiB of page cache, 2 MiB of index.
+    pub fn new(dir: impl Into<PathBuf>, clock: Clock) -> Self {
+        Self {
+            dir: dir.into(),
+            segment_bytes: 8 << 20,
+            log_segments: 4,
+            quota_bytes: 1 << 30,
+            commit_linger_ms: 0,
+            eventual_flush_ms: 1000,
+            cache_bytes: 1 << 20,
+            index_bytes_max: 2 << 20,
+            clock,
+        }
+    }
 }
 
 impl Storage {
@@ -188,8 +236,8 @@ impl Storage {
     /// Blocks; called within a tokio runtime, on which one task of storage then lives.
     ///
     /// Errors: `Unavailable` with the holder's pid when another process has the directory.
-    pub fn open(_options: StorageOptions) -> Result<Self> {
-        Err(Error::new(Kind::Unsupported, "storage on disk is not there yet"))
+    pub fn open(options: StorageOptions) -> Result<Self> {
+        Self::open_directory(options)
     }
 
     /// A storage without a disk: the same laws as far as they do not speak of crashes. What it
@@ -198,7 +246,10 @@ impl Storage {
         let shared = Shared {
             engine: Mutex::new(Engine::memory(clock, quota_bytes)),
             told: Arc::new(Notify::new()),
-            teller: AtomicBool::new(false),
+            tended: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
+            progress: Mutex::new(Progress::default()),
+            disk: None,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -217,64 +268,20 @@ impl Storage {
     /// `TooLarge`, `Overloaded`, `Unavailable`.
     pub fn commit(&self, batch: Batch, durability: Durability) -> Result<Commit> {
         let mut engine = self.shared.engine();
-        let commit = engine.commit(batch, durability)?;
+        let result = engine.commit(batch, durability);
         let told = engine.has_events();
         drop(engine);
-        if told {
+        if let Err(error) = &result
+            && error.kind() == Kind::Full
+            && self.shared.disk.is_some()
+        {
+            // What was deleted counts once it is gone from the tree.
+            self.shared.pressed.store(true, Ordering::Relaxed);
+            self.shared.told.notify_one();
+        } else if told {
             self.shared.told.notify_one();
         }
-        Ok(commit)
-    }
-
-    /// The visible value of a key: index, log, tree. On the event loop.
-    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Entry>> {
-        let engine = self.shared.engine();
-        let Some(Some(stored)) = engine.visible(table, key)? else { return Ok(None) };
-        if stored.expires_ms <= engine.clock.now_ms() {
-            return Ok(None);
-        }
-        match &stored.bulk {
-            Bulk::Inline(value) => Ok(Some(stored.entry(value.clone()))),
-            Bulk::Log(_) => Err(Error::new(Kind::Internal, "a place in the log without a log")),
-        }
-    }
-
-    /// Keys and values after `after` that begin with `prefix`, at most so many and so large
-    /// together (but at least one); on the checkpoint thread.
-    pub async fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        entries_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<(Bytes, Entry)>> {
-        let engine = self.shared.engine();
-        let now_ms = engine.clock.now_ms();
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        let mut after = after.map(Bytes::copy_from_slice);
-        while found.len() < entries_max {
-            let slots = engine.range(table, prefix, after.as_deref(), entries_max - found.len())?;
-            let Some((last, _)) = slots.last() else { break };
-            after = Some(last.clone());
-            for (key, slot) in slots {
-                let Some(Stored { expires_ms, bulk: Bulk::Inline(value), .. }) = &slot else {
-                    continue;
-                };
-                if *expires_ms <= now_ms {
-                    continue;
-                }
-                bytes += key.len() + value.len();
-                if bytes > bytes_max && !found.is_empty() {
-                    return Ok(found);
-                }
-                if let Some(stored) = &slot {
-                    found.push((key, stored.entry(value.clone())));
-                }
-            }
-        }
-        Ok(found)
+        result
     }
 
     /// Consumers of a stream, by name.
@@ -291,41 +298,27 @@ impl Storage {
         Some((follower.backlog.records(), follower.backlog.bytes()))
     }
 
+    /// Names of consumers of which nobody has taken for longer than their `forget_after_ms`. Who
+    /// knows that one is connected keeps it: moving or setting a consumer says that it was seen.
+    pub fn stale_consumers(&self, stream: Stream) -> Vec<String> {
+        let engine = self.shared.engine();
+        let now_ms = engine.clock.now_ms();
+        let Ok(state) = engine.stream_state(stream) else { return Vec::new() };
+        let is_stale = |consumer: &Consumer| {
+            let after_ms = consumer.limits.forget_after_ms?;
+            (consumer.seen_ms.saturating_add(after_ms) < now_ms).then(|| consumer.name.clone())
+        };
+        state.followers.by_name.values().filter_map(|it| is_stale(&it.consumer)).collect()
+    }
+
     /// Position of the last visible record, 0 if there never was one.
     pub fn last_position(&self, stream: Stream) -> u64 {
         self.shared.engine().stream_state(stream).map_or(0, |state| state.visible)
     }
 
-    /// Visible records after `after` that match one of `filters` and have not expired, in order,
-    /// at most so many and so large together (but at least one), with the position up to which
-    /// was looked; on the checkpoint thread.
-    pub async fn read(
-        &self,
-        stream: Stream,
-        after: u64,
-        filters: &[Filter],
-        records_max: usize,
-        bytes_max: usize,
-    ) -> Result<(Vec<Record>, u64)> {
-        let engine = self.shared.engine();
-        let now_ms = engine.clock.now_ms();
-        let state = engine.stream_state(stream)?;
-        let mut found = Vec::<Record>::new();
-        let mut bytes = 0;
-        for (position, (_, kept)) in state.kept.range(after.saturating_add(1)..=state.visible) {
-            let Kept::Inline(record) = kept else { continue };
-            if record.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms)
-                || !stream::any_matches(filters, &record.message.topic)
-            {
-                continue;
-            }
-            bytes += stream::message_bytes(&record.message);
-            if found.len() >= records_max || (bytes > bytes_max && !found.is_empty()) {
-                return Ok((found, position - 1));
-            }
-            found.push(record.clone());
-        }
-        Ok((found, state.visible.max(after)))
+    /// Largest batch in bytes, `None` without a disk. Larger ones are `TooLarge`.
+    pub fn batch_bytes_max(&self) -> Option<usize> {
+        self.shared.disk.as_ref().map(|disk| disk.below.log.commit_bytes_max())
     }
 
     /// Sets the one listener of a stream. Called within a tokio runtime: the listener is called by
@@ -334,19 +327,70 @@ impl Storage {
         if let Ok(state) = self.shared.engine().stream_mut(stream.0) {
             state.listener = Some(Arc::from(listener));
         }
-        if !self.shared.teller.swap(true, Ordering::Relaxed) {
-            tokio::spawn(tell(Arc::downgrade(&self.shared), Arc::clone(&self.shared.told)));
+        if !self.shared.tended.swap(true, Ordering::Relaxed) {
+            tokio::spawn(tend(Arc::downgrade(&self.shared), Arc::clone(&self.shared.told)));
         }
     }
 
     /// Numbers for metrics and health.
     pub fn status(&self) -> Status {
-        Status { index_bytes: self.shared.engine().index_bytes(), ..Status::default() }
+        let engine = self.shared.engine();
+        let mut status = Status {
+            unhealthy: engine
+                .broken
+                .as_ref()
+                .map(|broken| format!("storage is read-only until a restart: {broken}")),
+            full: engine.full.is_some(),
+            index_bytes: engine.index_bytes(),
+            ..Status::default()
+        };
+        drop(engine);
+        let Some(disk) = &self.shared.disk else { return status };
+        let log = &disk.below.log;
+        let tree = &disk.below.tree;
+        let progress = self.shared.progress();
+        status.unhealthy =
+            status.unhealthy.or(progress.error.clone()).or_else(|| disk.damaged.clone());
+        status.checkpoints = progress.finished;
+        drop(progress);
+        let count = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
+        status.disk_bytes = disk.fixed_bytes + tree.file_bytes();
+        status.written_bytes = count(&log.counters.written) + count(&tree.written);
+        status.log_syncs = count(&log.counters.syncs);
+        status.log_batches = count(&log.counters.batches);
+        status
     }
 
-    /// Syncs everything queued, writes a checkpoint if it is cheap, and stops the threads.
+    /// Syncs everything queued, writes a checkpoint, and stops the threads. Later calls are
+    /// refused with `Closed`.
     pub async fn close(&self) -> Result<()> {
-        Ok(())
+        let Some(disk) = &self.shared.disk else {
+            self.shared.engine().closed = true;
+            return Ok(());
+        };
+        let barrier = {
+            let mut engine = self.shared.engine();
+            if std::mem::replace(&mut engine.closed, true) {
+                return Ok(());
+            }
+            engine.barrier()?
+        };
+        let synced = barrier.await.map(drop);
+        let finished = {
+            let engine = self.shared.engine();
+            let exact = Exact {
+                etags: engine.etags.next,
+                positions: engine.streams.iter().map(|stream| stream.positions.next).collect(),
+            };
+            disk.keeper.finish(engine.sequence, exact)
+        };
+        // The log has it all: a checkpoint that fails now is made at the next start.
+        if let Ok(Err(error)) = finished.await {
+            tracing::warn!(%error, "no checkpoint at the end");
+        }
+        self.shared.engine().shut();
+        self.shared.join();
+        synced
     }
 }
 
@@ -354,42 +398,28 @@ impl Shared {
     fn engine(&self) -> MutexGuard<'_, Engine> {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the threads; what is queued is written before.
+    fn join(&self) {
+        let Some(disk) = &self.disk else { return };
+        disk.below.log.stop();
+        disk.keeper.stop();
+        let threads =
+            std::mem::take(&mut *disk.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        self.join();
         self.told.notify_one();
-    }
-}
-
-/// Calls the listeners, outside of every lock, until the storage is gone.
-async fn tell(shared: Weak<Shared>, told: Arc<Notify>) {
-    loop {
-        told.notified().await;
-        let Some(shared) = shared.upgrade() else { return };
-        loop {
-            let events = shared.engine().take_events();
-            if events.is_empty() {
-                break;
-            }
-            let mut records = Vec::new();
-            let mut events = events.into_iter().peekable();
-            while let Some((stream, record)) = events.next() {
-                records.push(record);
-                if events.peek().is_some_and(|(next, _)| *next == stream) {
-                    continue;
-                }
-                let listener = shared
-                    .engine()
-                    .stream_state(stream)
-                    .ok()
-                    .and_then(|state| state.listener.clone());
-                if let Some(listener) = listener {
-                    listener(&records);
-                }
-                records.clear();
-            }
-        }
     }
 }
 

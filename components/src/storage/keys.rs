@@ -111,10 +111,24 @@ impl Keys {
         Some(slot.as_ref().map(|stored| (stored.etag, stored.expires_ms)))
     }
 
-    /// Notes a change that waits for its sync.
-    pub(super) fn queue(&mut self, commit: u64, key: &Bytes, slot: &Slot, eventual: bool) {
+    /// Notes a change that waits for its sync. An eventual one is visible before that; `value` is
+    /// its value, if the slot says only where it will be.
+    pub(super) fn queue(
+        &mut self,
+        commit: u64,
+        key: &Bytes,
+        slot: &Slot,
+        value: Option<Bytes>,
+        eventual: bool,
+    ) {
         let after = slot.as_ref().map(|stored| (stored.etag, stored.expires_ms));
-        let shown = eventual.then(|| (commit, slot.clone()));
+        let shown = eventual.then(|| {
+            let mut slot = slot.clone();
+            if let (Some(stored), Some(value)) = (&mut slot, value) {
+                stored.bulk = Bulk::Inline(value);
+            }
+            (commit, slot)
+        });
         match self.queued.get_mut(key) {
             Some(queued) => {
                 queued.commit = commit;

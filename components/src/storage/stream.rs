@@ -2,8 +2,11 @@
 //! taken over yet.
 
 use super::backlog::{Backlog, Dropped};
+use super::engine::Reserved;
+use super::format::{self, Logged};
 use super::keys::Place;
 use super::{Consumer, Record};
+use crate::error::Result;
 use crate::pubsub::{IN_FLIGHT_MAX, Message};
 use crate::topic::Filter;
 use std::collections::BTreeMap;
@@ -27,6 +30,8 @@ pub(super) enum Kept {
 pub(super) struct Follower {
     pub(super) consumer: Consumer,
     pub(super) backlog: Backlog,
+    /// Its queue is at its end, and that was said.
+    pub(super) dropping: bool,
 }
 
 impl Follower {
@@ -67,8 +72,9 @@ impl Followers {
     }
 
     /// Counts an appended record for everybody who wants it. A consumer for which nothing waited
-    /// is moved to just before it.
-    pub(super) fn count(&mut self, position: u64, topic: &str, bytes: u64, now_ms: u64) {
+    /// is moved to just before it. Answers whether a queue is beyond its end.
+    pub(super) fn count(&mut self, position: u64, topic: &str, bytes: u64, now_ms: u64) -> bool {
+        let mut over = false;
         for follower in self.by_name.values_mut().filter(|follower| follower.matches(topic)) {
             if position <= follower.consumer.cursor {
                 continue;
@@ -76,12 +82,16 @@ impl Followers {
             if follower.backlog.is_empty() {
                 follower.advance(position - 1);
             }
-            follower.backlog.add(position, bytes, now_ms, &follower.consumer.limits);
+            let limits = &follower.consumer.limits;
+            follower.backlog.add(position, bytes, now_ms, limits);
+            over |= follower.backlog.bytes() > limits.backlog_bytes_max;
         }
+        over
     }
 
-    /// Creates or replaces. A known consumer keeps its place if the new one is behind it.
-    pub(super) fn set(&mut self, consumer: Consumer, last: u64, now_ms: u64) {
+    /// Creates or replaces. A known consumer keeps its place if the new one is behind it; answers
+    /// its cursor before and after.
+    pub(super) fn set(&mut self, consumer: Consumer, last: u64, now_ms: u64) -> Option<(u64, u64)> {
         match self.by_name.get_mut(&consumer.name) {
             Some(follower) => {
                 let before = std::mem::replace(&mut follower.consumer, consumer);
@@ -92,6 +102,7 @@ impl Followers {
                 now.acknowledged.extend_from_slice(&before.acknowledged);
                 tidy(&mut now.acknowledged, now.cursor);
                 follower.backlog.advance(now.cursor);
+                Some((before.cursor, follower.consumer.cursor))
             }
             None => {
                 let mut consumer = consumer;
@@ -99,7 +110,9 @@ impl Followers {
                 let cursor = consumer.cursor;
                 tidy(&mut consumer.acknowledged, cursor);
                 let backlog = Backlog::unknown(cursor, last, now_ms);
-                self.by_name.insert(consumer.name.clone(), Follower { consumer, backlog });
+                self.by_name
+                    .insert(consumer.name.clone(), Follower { consumer, backlog, dropping: false });
+                None
             }
         }
     }
@@ -132,6 +145,28 @@ impl Followers {
         Some((before, follower.consumer.cursor))
     }
 
+    /// Does again what the log says was done to a consumer. Answers the positions between which
+    /// records may have become unwanted: after the first, up to the second.
+    pub(super) fn replay(&mut self, logged: &Logged<'_>) -> Result<Option<(u64, u64)>> {
+        Ok(match logged {
+            Logged::SetConsumer { last, record, .. } => {
+                let follower = format::decode_consumer(record.0)?;
+                let now_ms = follower.consumer.seen_ms;
+                self.set(follower.consumer, *last, now_ms)
+            }
+            Logged::MoveConsumer { name, cursor, acknowledged, seen_ms, .. } => {
+                self.advance(name, *cursor, acknowledged, *seen_ms)
+            }
+            Logged::DropOldest { name, cursor, records, .. } => {
+                self.drop_oldest(name, Dropped { cursor: *cursor, records: *records })
+            }
+            Logged::RemoveConsumer { name, .. } => {
+                self.by_name.remove(*name).map(|follower| (follower.consumer.cursor, u64::MAX))
+            }
+            _ => None,
+        })
+    }
+
     /// Every stored record up to here is wanted by nobody.
     pub(super) fn done_upto(&self) -> u64 {
         self.by_name
@@ -157,10 +192,7 @@ pub(super) type Listener = Arc<dyn Fn(&[Record]) + Send + Sync>;
 /// One stream in memory.
 pub(super) struct StreamState {
     pub(super) name: String,
-    /// Position of the next append.
-    pub(super) next: u64,
-    /// Positions below this are never issued again, whatever happens.
-    pub(super) reserved: u64,
+    pub(super) positions: Reserved,
     /// Last position that was shown.
     pub(super) visible: u64,
     /// Everything above this that is visible and stored is in `kept`.
@@ -173,11 +205,10 @@ pub(super) struct StreamState {
 }
 
 impl StreamState {
-    pub(super) fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str, positions: Reserved) -> Self {
         Self {
             name: name.to_owned(),
-            next: 1,
-            reserved: 0,
+            positions,
             visible: 0,
             kept_above: 0,
             kept: BTreeMap::new(),
@@ -224,6 +255,13 @@ impl StreamState {
             if let Some((_, kept)) = self.kept.remove(&position) {
                 self.kept_bytes -= kept_bytes(&kept);
             }
+        }
+    }
+
+    /// Takes a record back that did not reach the disk.
+    pub(super) fn forget(&mut self, position: u64) {
+        if let Some((_, kept)) = self.kept.remove(&position) {
+            self.kept_bytes -= kept_bytes(&kept);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Storage against its laws: one suite, run over memory and over a disk.
 
+mod disk;
 mod laws;
+mod sim;
 
 use super::*;
 use crate::pubsub::{Assurance, Overflow};

@@ -1,0 +1,136 @@
+//! The seam to the disk: a directory of files. Under it tests put a simulated one.
+
+use crate::error::{Error, Kind, Result};
+use std::fmt::Debug;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A file of the data directory.
+pub(super) trait DiskFile: Debug + Send + Sync {
+    fn len(&self) -> io::Result<u64>;
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Returns once everything written before is on the medium, the length too.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// The data directory.
+pub(super) trait Disk: Debug + Send + Sync {
+    /// Opens a file, or makes an empty one.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    fn names(&self) -> io::Result<Vec<String>>;
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Returns once new names, renames and removals are on the medium.
+    fn sync_names(&self) -> io::Result<()>;
+}
+
+impl DiskFile for File {
+    fn len(&self) -> io::Result<u64> {
+        self.metadata().map(|metadata| metadata.len())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        File::set_len(self, len)
+    }
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, bytes, offset)
+    }
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+/// A directory of this machine, held by a lock.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Locked until it is closed.
+    _lock: File,
+}
+
+impl Directory {
+    /// Makes the directory if it is missing, and locks it.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let wrong = |error: io::Error| {
+            Error::from(error).context(format!("data directory {}", path.display()))
+        };
+        make(path).map_err(wrong)?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join("lock"))
+            .map_err(wrong)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let _ = lock.read_to_string(&mut pid);
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!(
+                        "data directory {} is held by another process, pid {}",
+                        path.display(),
+                        pid.trim()
+                    ),
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(wrong(error)),
+        }
+        // A full disk must not keep a gateway from starting: the pid is for people.
+        let _ = write_pid(&mut lock);
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+}
+
+fn write_pid(lock: &mut File) -> io::Result<()> {
+    lock.rewind()?;
+    let text = format!("{:<11}\n", std::process::id());
+    lock.write_all(text.as_bytes())
+}
+
+/// Makes a directory and its parents, each on the medium before the next.
+fn make(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        make(parent)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+impl Disk for Directory {
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        Ok(Arc::new(options.open(self.path.join(name))?))
+    }
+    fn names(&self) -> io::Result<Vec<String>> {
+        std::fs::read_dir(&self.path)?
+            .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))
+    }
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}

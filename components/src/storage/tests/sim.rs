@@ -1,0 +1,304 @@
+//! A disk in memory that remembers every write and sync, can fail, and can say what a power cut
+//! would have left.
+//!
+//! Everything that happens to it has a number. After a cut at number n, what was synced before n
+//! is there. Of the rest each write, rename and removal may be there or not, in any order, and a
+//! write may be torn at a sector.
+
+use super::Random;
+use crate::storage::disk::{Disk, DiskFile};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+const SECTOR: usize = 512;
+
+#[derive(Debug, Clone)]
+enum Event {
+    Create { file: usize, name: String },
+    Write { file: usize, offset: usize, bytes: Arc<[u8]> },
+    SetLen { file: usize, len: usize },
+    Sync { file: usize },
+    Rename { from: String, to: String },
+    Remove { name: String },
+    SyncNames,
+}
+
+/// Which calls fail, counted from the moment this is set.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Faults {
+    pub(in super::super) kind: io::ErrorKind,
+    /// Calls that succeed before.
+    pub(in super::super) after: u64,
+    /// Calls that fail then.
+    pub(in super::super) times: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: Vec<Vec<u8>>,
+    names: BTreeMap<String, usize>,
+    events: Vec<Event>,
+    remembers: bool,
+    faults: Option<Faults>,
+    /// Bytes that all files together may have.
+    capacity: Option<usize>,
+    writes: u64,
+}
+
+/// The disk. Clones are the same disk.
+#[derive(Debug, Clone, Default)]
+pub(in super::super) struct SimDisk(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    file: usize,
+}
+
+impl SimDisk {
+    /// Remembers what happens from the beginning, so that cuts can be tried.
+    pub(in super::super) fn remembering() -> Self {
+        let disk = Self::default();
+        disk.state().remembers = true;
+        disk
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no test panics while it holds this")
+    }
+
+    /// The number of the next event.
+    pub(in super::super) fn now(&self) -> usize {
+        self.state().events.len()
+    }
+
+    pub(in super::super) fn fail(&self, faults: Option<Faults>) {
+        self.state().faults = faults;
+    }
+
+    pub(in super::super) fn set_capacity(&self, capacity: Option<usize>) {
+        self.state().capacity = capacity;
+    }
+
+    pub(in super::super) fn used(&self) -> usize {
+        let state = self.state();
+        state.names.values().filter_map(|file| state.files.get(*file)).map(Vec::len).sum()
+    }
+
+    /// Calls that can fail, so far.
+    pub(in super::super) fn writes(&self) -> u64 {
+        self.state().writes
+    }
+
+    /// The disk after the power was cut before event `at`.
+    pub(in super::super) fn cut(&self, at: usize, random: &mut Random) -> Self {
+        let state = self.state();
+        let events = &state.events[..at.min(state.events.len())];
+        let mut files: Vec<Vec<u8>> = Vec::new();
+        // Per file the events that no sync has confirmed.
+        let mut loose: Vec<Vec<&Event>> = Vec::new();
+        let mut names = BTreeMap::new();
+        let mut loose_names = Vec::new();
+        for event in events {
+            match event {
+                Event::Create { file, .. } => {
+                    files.resize(file + 1, Vec::new());
+                    loose.resize(file + 1, Vec::new());
+                    loose_names.push(event);
+                }
+                Event::Rename { .. } | Event::Remove { .. } => loose_names.push(event),
+                Event::Write { file, .. } | Event::SetLen { file, .. } => loose[*file].push(event),
+                Event::Sync { file } => {
+                    for event in loose[*file].drain(..) {
+                        land(event, &mut files[*file]);
+                    }
+                }
+                Event::SyncNames => {
+                    for event in loose_names.drain(..) {
+                        land_name(event, &mut names);
+                    }
+                }
+            }
+        }
+        // How much of what is loose arrives: sometimes all, sometimes nothing, else a part.
+        let chance = [0, 100, 50, 90][random.below(4) as usize];
+        for (file, loose) in loose.iter().enumerate() {
+            for event in loose {
+                if random.below(100) < chance {
+                    land(event, &mut files[file]);
+                } else if let Event::Write { offset, bytes, .. } = event {
+                    tear(*offset, bytes, &mut files[file], random);
+                }
+            }
+        }
+        // Directories keep their order on the filesystems we care about.
+        let kept = random.below(loose_names.len() as u64 + 1) as usize;
+        for event in loose_names.into_iter().take(kept) {
+            land_name(event, &mut names);
+        }
+        let after = State { files, names, ..State::default() };
+        Self(Arc::new(Mutex::new(after)))
+    }
+}
+
+fn land(event: &Event, file: &mut Vec<u8>) {
+    match event {
+        Event::Write { offset, bytes, .. } => put(file, *offset, bytes),
+        Event::SetLen { len, .. } => file.resize(*len, 0),
+        _ => {}
+    }
+}
+
+/// A write of which some sectors arrived.
+fn tear(offset: usize, bytes: &[u8], file: &mut Vec<u8>, random: &mut Random) {
+    if random.below(2) == 0 {
+        return;
+    }
+    let modulus = 1 + random.below(4);
+    for (index, sector) in bytes.chunks(SECTOR).enumerate() {
+        if random.below(modulus + 1) == 0 {
+            put(file, offset + index * SECTOR, sector);
+        }
+    }
+}
+
+fn put(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if file.len() < end {
+        file.resize(end, 0);
+    }
+    file[offset..end].copy_from_slice(bytes);
+}
+
+fn land_name(event: &Event, names: &mut BTreeMap<String, usize>) {
+    match event {
+        Event::Create { file, name } => {
+            names.insert(name.clone(), *file);
+        }
+        Event::Rename { from, to } => {
+            if let Some(file) = names.remove(from) {
+                names.insert(to.clone(), file);
+            }
+        }
+        Event::Remove { name } => {
+            names.remove(name);
+        }
+        _ => {}
+    }
+}
+
+impl State {
+    fn event(&mut self, event: Event) {
+        if self.remembers {
+            self.events.push(event);
+        }
+    }
+
+    /// Fails if it is time.
+    fn step(&mut self) -> io::Result<()> {
+        self.writes += 1;
+        let Some(faults) = &mut self.faults else { return Ok(()) };
+        if faults.after > 0 {
+            faults.after -= 1;
+            return Ok(());
+        }
+        if faults.times > 0 {
+            faults.times -= 1;
+            return Err(faults.kind.into());
+        }
+        Ok(())
+    }
+
+    fn grow(&self, file: usize, end: usize) -> io::Result<()> {
+        let used: usize =
+            self.names.values().filter_map(|file| self.files.get(*file)).map(Vec::len).sum();
+        let more = end.saturating_sub(self.files[file].len());
+        match self.capacity {
+            Some(capacity) if more > 0 && used + more > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state();
+        let file = match state.names.get(name) {
+            Some(file) => *file,
+            None => {
+                state.step()?;
+                state.files.push(Vec::new());
+                let file = state.files.len() - 1;
+                state.names.insert(name.to_owned(), file);
+                state.event(Event::Create { file, name: name.to_owned() });
+                file
+            }
+        };
+        Ok(Arc::new(SimFile { disk: self.clone(), file }))
+    }
+    fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.state().names.keys().cloned().collect())
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        let file = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), file);
+        state.event(Event::Rename { from: from.to_owned(), to: to.to_owned() });
+        Ok(())
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        state.event(Event::Remove { name: name.to_owned() });
+        Ok(())
+    }
+    fn sync_names(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        state.event(Event::SyncNames);
+        Ok(())
+    }
+}
+
+impl DiskFile for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk.state().files[self.file].len() as u64)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.step()?;
+        state.grow(self.file, len as usize)?;
+        state.files[self.file].resize(len as usize, 0);
+        state.event(Event::SetLen { file: self.file, len: len as usize });
+        Ok(())
+    }
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let state = self.disk.state();
+        let from = offset as usize;
+        let found = state.files[self.file].get(from..from + bytes.len());
+        bytes.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.step()?;
+        state.grow(self.file, offset as usize + bytes.len())?;
+        put(&mut state.files[self.file], offset as usize, bytes);
+        let (file, offset) = (self.file, offset as usize);
+        if state.remembers {
+            state.event(Event::Write { file, offset, bytes: bytes.into() });
+        }
+        Ok(())
+    }
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.step()?;
+        state.event(Event::Sync { file: self.file });
+        Ok(())
+    }
+}
