@@ -38,7 +38,7 @@ pub use batch::{Batch, Commit, Committed, Expect, Put};
 pub use engine::KEY_BYTES_MAX;
 
 use crate::env::Clock;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::pubsub::{Message, QueueLimits};
 use crate::topic::Filter;
 use bytes::Bytes;

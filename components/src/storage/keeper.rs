@@ -20,7 +20,17 @@ use tokio::sync::oneshot;
 
 /// Room for a checkpoint that only removes, on a disk that is full: a transaction of redb copies
 /// the pages on the way to what it changes.
-pub(super) const BALLAST_BYTES: usize = 1 << 20;
+const BALLAST_BYTES_MAX: u64 = 1 << 20;
+
+/// The ballast takes this part of the quota at most.
+const BALLAST_PART: u64 = 64;
+
+/// Size of the ballast, in steps of its making.
+pub(super) fn ballast_bytes(quota_bytes: u64) -> u64 {
+    (quota_bytes / BALLAST_PART).min(BALLAST_BYTES_MAX) / BALLAST_STEP * BALLAST_STEP
+}
+
+const BALLAST_STEP: u64 = 16 << 10;
 const BALLAST: &str = "ballast";
 
 /// Reads that wait, at most.
@@ -59,12 +69,15 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Starts the thread.
-    pub(super) fn start(below: Below) -> std::io::Result<(Self, JoinHandle<()>)> {
+    pub(super) fn start(
+        below: Below,
+        ballast_bytes: u64,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (jobs, queue) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
             .stack_size(1 << 20)
-            .spawn(move || run(&below, &queue))?;
+            .spawn(move || run(&below, &queue, ballast_bytes))?;
         Ok((Self { jobs, reads: AtomicUsize::new(0) }, thread))
     }
 
@@ -120,16 +133,16 @@ impl Keeper {
     }
 }
 
-fn run(below: &Below, queue: &mpsc::Receiver<Job>) {
+fn run(below: &Below, queue: &mpsc::Receiver<Job>, ballast_bytes: u64) {
     let (log, tree) = (&below.log, &below.tree);
     let mut random = below.log.segments.store;
-    load_ballast(log.disk.as_ref(), &mut random);
+    load_ballast(log.disk.as_ref(), ballast_bytes, &mut random);
     for job in queue {
         match job {
             Job::Checkpoint { upto } => {
                 let result = checkpoint(below, upto, None);
                 if result.is_ok() {
-                    load_ballast(log.disk.as_ref(), &mut random);
+                    load_ballast(log.disk.as_ref(), ballast_bytes, &mut random);
                 }
                 log.report(Done::Checkpointed { upto, result });
             }
@@ -180,23 +193,23 @@ fn guarded<T>(below: &Below, run: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Makes the ballast if it is missing: random bytes, because filesystems compress.
-fn load_ballast(disk: &dyn Disk, random: &mut u64) {
+fn load_ballast(disk: &dyn Disk, ballast_bytes: u64, random: &mut u64) {
     let whole = |file: &std::sync::Arc<dyn super::disk::DiskFile>| {
-        file.len().is_ok_and(|len| len >= BALLAST_BYTES as u64)
+        file.len().is_ok_and(|len| len >= ballast_bytes)
     };
     let Ok(file) = disk.open(BALLAST) else { return };
     if whole(&file) {
         return;
     }
-    let mut chunk = vec![0; 16 << 10];
-    for step in 0..BALLAST_BYTES / chunk.len() {
+    let mut chunk = vec![0; BALLAST_STEP as usize];
+    for step in 0..ballast_bytes / BALLAST_STEP {
         for bytes in chunk.chunks_mut(8) {
             *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             for (byte, new) in bytes.iter_mut().zip((*random ^ (*random >> 29)).to_le_bytes()) {
                 *byte = new;
             }
         }
-        if file.write_all_at(&chunk, (step * chunk.len()) as u64).is_err() {
+        if file.write_all_at(&chunk, step * BALLAST_STEP).is_err() {
             // There is no room for it now.
             let _ = disk.remove(BALLAST);
             return;

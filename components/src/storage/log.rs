@@ -222,16 +222,6 @@ impl Log {
         }
     }
 
-    /// Writes what waits now, moves too.
-    pub(super) fn flush(&self) {
-        let mut queue = self.queue();
-        if !queue.waiting.is_empty() || !queue.moves.is_empty() {
-            queue.durable_since.get_or_insert_with(Instant::now);
-        }
-        drop(queue);
-        self.work.notify_one();
-    }
-
     /// Everything queued is written, then the thread ends.
     pub(super) fn stop(&self) {
         self.queue().stop = true;

@@ -2,7 +2,7 @@
 
 use super::disk::{Directory, Disk};
 use super::engine::{Below, Engine};
-use super::keeper::{BALLAST_BYTES, Keeper};
+use super::keeper::{Keeper, ballast_bytes};
 use super::log::segments::{self, Segments};
 use super::log::{self, Log, Pace};
 use super::tend::{Progress, tend};
@@ -77,7 +77,7 @@ impl Storage {
         let active = recovered.active.filter(|_| recovered.damaged.is_empty());
         let next_sequence = recovered.last.max(meta.sequence) + 1;
         let log_thread = log::start(Arc::clone(&log), options.clock, next_sequence, active)?;
-        let (keeper, keeper_thread) = Keeper::start(below.clone())?;
+        let (keeper, keeper_thread) = Keeper::start(below.clone(), ballast_bytes(quota_bytes))?;
         engine.reserve()?;
         let progress =
             Progress { log_bytes: recovered.bytes, upto: in_tree, ..Progress::default() };
@@ -94,7 +94,7 @@ impl Storage {
                 threads: Mutex::new(vec![log_thread, keeper_thread]),
                 checkpoint_log_bytes: log_bytes / 2,
                 index_bytes_max: options.index_bytes_max.into(),
-                fixed_bytes: log_bytes + BALLAST_BYTES as u64,
+                fixed_bytes: log_bytes + ballast_bytes(quota_bytes),
                 damaged: damage(disk.as_ref())?,
             }),
         });

@@ -1,7 +1,9 @@
 //! Storage against its laws: one suite, run over memory and over a disk.
 
+mod crash;
 mod disk;
 mod laws;
+mod model;
 mod sim;
 
 use super::*;

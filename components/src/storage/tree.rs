@@ -18,7 +18,7 @@ use super::format::{self, Meta};
 use super::stream::{Follower, any_matches};
 use crate::error::{Error, Kind, Result};
 use crate::topic::Filter;
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};

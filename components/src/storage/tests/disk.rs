@@ -26,6 +26,7 @@ impl Drop for Scratch {
 pub(super) fn small(clock: Clock) -> StorageOptions {
     StorageOptions {
         segment_bytes: 64 << 10,
+        quota_bytes: 8 << 20,
         eventual_flush_ms: 20,
         ..StorageOptions::new("", clock)
     }

@@ -39,6 +39,8 @@ struct State {
     files: Vec<Vec<u8>>,
     names: BTreeMap<String, usize>,
     events: Vec<Event>,
+    /// Files and names before the first event.
+    base: (Vec<Vec<u8>>, BTreeMap<String, usize>),
     remembers: bool,
     faults: Option<Faults>,
     /// Bytes that all files together may have.
@@ -91,40 +93,43 @@ impl SimDisk {
         self.state().writes
     }
 
-    /// The disk after the power was cut before event `at`.
-    pub(in super::super) fn cut(&self, at: usize, random: &mut Random) -> Self {
+    /// Goes through what happened, for cuts in ascending order.
+    pub(in super::super) fn cuts(&self) -> Cuts {
         let state = self.state();
-        let events = &state.events[..at.min(state.events.len())];
-        let mut files: Vec<Vec<u8>> = Vec::new();
-        // Per file the events that no sync has confirmed.
-        let mut loose: Vec<Vec<&Event>> = Vec::new();
-        let mut names = BTreeMap::new();
-        let mut loose_names = Vec::new();
-        for event in events {
-            match event {
-                Event::Create { file, .. } => {
-                    files.resize(file + 1, Vec::new());
-                    loose.resize(file + 1, Vec::new());
-                    loose_names.push(event);
-                }
-                Event::Rename { .. } | Event::Remove { .. } => loose_names.push(event),
-                Event::Write { file, .. } | Event::SetLen { file, .. } => loose[*file].push(event),
-                Event::Sync { file } => {
-                    for event in loose[*file].drain(..) {
-                        land(event, &mut files[*file]);
-                    }
-                }
-                Event::SyncNames => {
-                    for event in loose_names.drain(..) {
-                        land_name(event, &mut names);
-                    }
-                }
-            }
+        let (files, names) = state.base.clone();
+        let loose = vec![Vec::new(); files.len()];
+        Cuts { events: state.events.clone(), files, names, loose, ..Cuts::default() }
+    }
+}
+
+/// What is on the medium and what is on its way, event by event.
+#[derive(Debug, Default)]
+pub(in super::super) struct Cuts {
+    events: Vec<Event>,
+    at: usize,
+    files: Vec<Vec<u8>>,
+    /// Per file the events that no sync has confirmed.
+    loose: Vec<Vec<usize>>,
+    names: BTreeMap<String, usize>,
+    loose_names: Vec<usize>,
+}
+
+impl Cuts {
+    pub(in super::super) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// The disk after the power was cut before event `at`, not below that of an earlier call.
+    pub(in super::super) fn cut(&mut self, at: usize, random: &mut Random) -> SimDisk {
+        while self.at < at.min(self.events.len()) {
+            self.step();
         }
+        let mut files = self.files.clone();
+        let mut names = self.names.clone();
         // How much of what is loose arrives: sometimes all, sometimes nothing, else a part.
         let chance = [0, 100, 50, 90][random.below(4) as usize];
-        for (file, loose) in loose.iter().enumerate() {
-            for event in loose {
+        for (file, loose) in self.loose.iter().enumerate() {
+            for event in loose.iter().map(|index| &self.events[*index]) {
                 if random.below(100) < chance {
                     land(event, &mut files[file]);
                 } else if let Event::Write { offset, bytes, .. } = event {
@@ -133,12 +138,38 @@ impl SimDisk {
             }
         }
         // Directories keep their order on the filesystems we care about.
-        let kept = random.below(loose_names.len() as u64 + 1) as usize;
-        for event in loose_names.into_iter().take(kept) {
-            land_name(event, &mut names);
+        let kept = random.below(self.loose_names.len() as u64 + 1) as usize;
+        for index in self.loose_names.iter().take(kept) {
+            land_name(&self.events[*index], &mut names);
         }
-        let after = State { files, names, ..State::default() };
-        Self(Arc::new(Mutex::new(after)))
+        let base = (files.clone(), names.clone());
+        let state = State { files, names, base, remembers: true, ..State::default() };
+        SimDisk(Arc::new(Mutex::new(state)))
+    }
+
+    fn step(&mut self) {
+        match &self.events[self.at] {
+            Event::Create { file, .. } => {
+                self.files.resize((file + 1).max(self.files.len()), Vec::new());
+                self.loose.resize((file + 1).max(self.loose.len()), Vec::new());
+                self.loose_names.push(self.at);
+            }
+            Event::Rename { .. } | Event::Remove { .. } => self.loose_names.push(self.at),
+            Event::Write { file, .. } | Event::SetLen { file, .. } => {
+                self.loose[*file].push(self.at);
+            }
+            Event::Sync { file } => {
+                for index in self.loose[*file].drain(..) {
+                    land(&self.events[index], &mut self.files[*file]);
+                }
+            }
+            Event::SyncNames => {
+                for index in self.loose_names.drain(..) {
+                    land_name(&self.events[index], &mut self.names);
+                }
+            }
+        }
+        self.at += 1;
     }
 }
 
