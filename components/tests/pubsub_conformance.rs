@@ -33,6 +33,10 @@ async fn over_memory() -> Subject {
     embedded_in(Home::memory()).await
 }
 
+async fn on_disk() -> Subject {
+    embedded_in(Home::disk()).await
+}
+
 async fn without_storage() -> Subject {
     let context = home::context_without_storage("pubsub");
     let pubsub = in_memory::open(&Options::default(), &context).unwrap();
@@ -41,6 +45,7 @@ async fn without_storage() -> Subject {
 }
 
 conformance!(embedded_over_memory, crate::over_memory);
+conformance!(embedded_on_disk, crate::on_disk);
 conformance!(in_memory_without_storage, crate::without_storage);
 
 /// One subscriber that stays away fills its own queue, not the component: others go on.

@@ -35,6 +35,10 @@ async fn over_memory() -> Subject {
     redb_in(Home::memory()).await
 }
 
+async fn on_disk() -> Subject {
+    redb_in(Home::disk()).await
+}
+
 async fn without_storage() -> Subject {
     let context = home::context_without_storage("statestore");
     let store = in_memory::open(&Options::default(), &context).unwrap();
@@ -43,6 +47,7 @@ async fn without_storage() -> Subject {
 }
 
 conformance!(redb_over_memory, crate::over_memory);
+conformance!(redb_on_disk, crate::on_disk);
 conformance!(in_memory_without_storage, crate::without_storage);
 
 #[tokio::test]

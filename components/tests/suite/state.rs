@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// Ends the store and opens it again over what it has kept, where it keeps anything. The one
-/// before is not used any more.
+/// Opens the store again over what it has kept, where it keeps anything. The one before was
+/// dropped.
 pub(crate) type Reopen = Box<dyn Fn() -> Reopened + Send + Sync>;
 
 /// What [`Reopen`] gives.
@@ -270,6 +270,7 @@ pub(crate) async fn what_was_answered_is_there_after_a_restart(subject: Subject)
     subject.store.set(set("b", "1")).await.unwrap();
     subject.store.delete(delete("b")).await.unwrap();
     let etag = subject.etag("a").await;
+    drop(subject.store);
     let again = reopen().await;
     let item = again.get("a").await.unwrap().unwrap();
     assert_eq!((&*item.value, &*item.etag), (b"1".as_slice(), &*etag));
