@@ -15,6 +15,7 @@ pub(crate) enum Version {
 }
 
 /// Quality of service.
+#[expect(clippy::enum_variant_names, reason = "the names are the standard's own")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) enum Qos {
     /// Sent once, never acknowledged.

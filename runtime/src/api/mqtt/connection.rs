@@ -302,10 +302,10 @@ impl<'d> Connection<'d> {
     async fn end(mut self, close: Close, mut seat: Seat, will: Option<Box<(Message, u64)>>) {
         // What was taken is finished, so that its answers are true and no packet id is forgotten.
         let _ = tokio::time::timeout(RESULTS_TIMEOUT, self.finish_publishing()).await;
-        if let Some(reason) = close.reason {
-            if self.session.version() == Version::V5 {
-                self.wire.push(Packet::Disconnect(Notice { reason, properties: None }));
-            }
+        if let Some(reason) = close.reason
+            && self.session.version() == Version::V5
+        {
+            self.wire.push(Packet::Disconnect(Notice { reason, properties: None }));
         }
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.say_goodbye()).await;
         let Self { door, session, subscription, is_stored, wire, .. } = self;

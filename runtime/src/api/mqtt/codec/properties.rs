@@ -20,7 +20,7 @@ const PUBLISH: Place = place(3);
 const SUBSCRIBE: Place = place(8);
 const DISCONNECT: Place = place(14);
 const AUTH: Place = place(15);
-const ANY: Place = u16::MAX & !WILL;
+const ANY: Place = !WILL;
 const ANSWER: Place = ANY & !(CONNECT | PUBLISH | SUBSCRIBE | place(10));
 
 /// Where the property of this number may stand; `None` for a number that is none.

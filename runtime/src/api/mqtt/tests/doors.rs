@@ -65,10 +65,10 @@ async fn silence_is_the_end() {
 async fn shutting_down_answers_what_was_taken_and_says_goodbye() {
     let serving = Serving::new().await;
     let mut peer = serving.client(Version::V5, "c").await;
-    serving.fake.let_sync(false);
+    serving.component.let_sync(false);
     peer.send(Packet::Publish(publish("a", "x", Qos::AtLeastOnce, 3))).await;
     peer.expect_silence().await;
-    let fake = serving.fake.clone();
+    let fake = serving.component.clone();
     let (fake_after, ()) = tokio::join!(serving.stop(), async {
         fake.let_sync(true);
         assert!(matches!(peer.receive().await, Packet::PubAck(ack) if ack.packet_id == 3));
@@ -107,7 +107,7 @@ async fn users_are_checked() {
             assert_eq!(peer.publish("jim/x", "1").await, Reason::NOT_AUTHORIZED);
         }
     }
-    assert!(serving.fake.payloads("jim/x").is_empty());
+    assert!(serving.component.payloads("jim/x").is_empty());
     serving.stop().await;
 }
 

@@ -16,18 +16,18 @@ async fn acknowledgements_leave_after_the_sync_and_in_order() {
     for version in BOTH {
         let serving = Serving::new().await;
         let mut peer = serving.client(version, "c").await;
-        serving.fake.let_sync(false);
+        serving.component.let_sync(false);
         for id in [3, 1, 2] {
             let qos = if id == 1 { Qos::ExactlyOnce } else { Qos::AtLeastOnce };
             peer.send(Packet::Publish(publish("a", &id.to_string(), qos, id))).await;
         }
         peer.expect_silence().await;
-        assert!(serving.fake.payloads("a").is_empty());
-        serving.fake.let_sync(true);
+        assert!(serving.component.payloads("a").is_empty());
+        serving.component.let_sync(true);
         assert_eq!(peer.receive().await, Packet::PubAck(Ack::new(3, Reason::SUCCESS)));
         assert_eq!(peer.receive().await, Packet::PubRec(Ack::new(1, Reason::SUCCESS)));
         assert_eq!(peer.receive().await, Packet::PubAck(Ack::new(2, Reason::SUCCESS)));
-        assert_eq!(serving.fake.payloads("a"), ["3", "1", "2"]);
+        assert_eq!(serving.component.payloads("a"), ["3", "1", "2"]);
         serving.stop().await;
     }
 }
@@ -43,7 +43,7 @@ async fn a_qos_2_message_is_published_once() {
     }
     peer.send(Packet::PubRel(Ack::new(9, Reason::SUCCESS))).await;
     assert_eq!(peer.receive().await, Packet::PubComp(Ack::new(9, Reason::SUCCESS)));
-    assert_eq!(serving.fake.payloads("a"), ["x"]);
+    assert_eq!(serving.component.payloads("a"), ["x"]);
     serving.stop().await;
 }
 
@@ -118,7 +118,7 @@ async fn retained_messages_come_as_the_options_say() {
     reader.subscribe_with(wish(RetainHandling::Never)).await;
     writer.send(Packet::Publish(retained(""))).await;
     assert!(!reader.receive_publish().await.retain);
-    assert!(serving.fake.retained_topics().is_empty(), "an empty one forgets");
+    assert!(serving.component.retained_topics().is_empty(), "an empty one forgets");
     serving.stop().await;
 }
 
@@ -134,7 +134,7 @@ async fn what_an_app_published_reaches_devices_as_it_is() {
         ttl_ms: Some(1500),
         ..Message::default()
     };
-    serving.fake.publish(message).await.expect("published");
+    serving.component.publish(message).await.expect("published");
     let found = device.receive_publish().await;
     let properties = found.properties.as_deref().expect("some");
     assert_eq!(properties.content_type.as_deref(), Some("application/cloudevents+json"));
@@ -146,7 +146,7 @@ async fn what_an_app_published_reaches_devices_as_it_is() {
     device.acknowledge(&found).await;
     device.send(Packet::Publish(message)).await;
     device.receive().await;
-    let last = serving.fake.last("t").expect("published");
+    let last = serving.component.last("t").expect("published");
     assert_eq!(last.ttl_ms, Some(7000));
     assert_eq!(last.origin.as_deref(), Some("mqtt:device"));
     serving.stop().await;
@@ -155,13 +155,13 @@ async fn what_an_app_published_reaches_devices_as_it_is() {
 #[tokio::test]
 async fn a_full_store_is_said_by_the_standard() {
     let serving = Serving::new().await;
-    serving.fake.refuse(Some(Kind::Full));
+    serving.component.refuse(Some(Kind::Full));
     let mut new = serving.client(Version::V5, "new").await;
     assert_eq!(new.publish("a", "x").await, Reason::QUOTA_EXCEEDED);
     let mut old = serving.client(Version::V4, "old").await;
     old.send(Packet::Publish(publish("a", "x", Qos::AtLeastOnce, 1))).await;
     assert!(old.next().await.is_none(), "3.1.1 has no word for it: closed without an answer");
-    serving.fake.refuse(None);
+    serving.component.refuse(None);
     assert_eq!(new.publish("a", "x").await, Reason::SUCCESS);
     serving.stop().await;
 }

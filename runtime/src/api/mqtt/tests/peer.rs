@@ -10,21 +10,26 @@ use crate::broker::packet::{
 use crate::drain::{Shutdown, channel};
 use crate::resources::{MqttLimits, MqttPlan, MqttUserPlan};
 use bytes::Bytes;
+use pillion_components::context::Context;
 use pillion_components::env::Clock;
+use pillion_components::options::Options;
+use pillion_components::pubsub::{self, PubSub};
+use pillion_components::{Error, Kind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// Longest that anything a test waits for may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A door that serves.
-pub(super) struct Serving {
+/// A door that serves, before a component of this kind.
+pub(super) struct Serving<C = Fake> {
     pub(super) address: SocketAddr,
-    pub(super) fake: Fake,
+    pub(super) component: C,
     pub(super) clock: Clock,
     shutdown: Shutdown,
     task: JoinHandle<()>,
@@ -36,6 +41,32 @@ impl Serving {
     }
 
     pub(super) async fn with(fake: Fake, limits: MqttLimits, users: Vec<MqttUserPlan>) -> Self {
+        Self::start(fake.clone(), Arc::new(fake), limits, users, None).await
+    }
+}
+
+impl Serving<Arc<dyn PubSub>> {
+    /// Before the real component in memory.
+    pub(super) async fn real(users: Vec<MqttUserPlan>, tls: Option<TlsAcceptor>) -> Self {
+        let context = Context {
+            name: "pubsub".into(),
+            app_id: "test".into(),
+            clock: Clock::system(),
+            storage: Arc::new(|| Err(Error::new(Kind::Unavailable, "not needed"))),
+        };
+        let opened = pubsub::in_memory::open(&Options::default(), &context).expect("opened");
+        Self::start(opened.clone(), opened, MqttLimits::default(), users, tls).await
+    }
+}
+
+impl<C> Serving<C> {
+    async fn start(
+        component: C,
+        pubsub: Arc<dyn PubSub>,
+        limits: MqttLimits,
+        users: Vec<MqttUserPlan>,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
         let plan = MqttPlan {
             listen: None,
             tls: None,
@@ -47,16 +78,16 @@ impl Serving {
         let address = listener.local_addr().expect("bound");
         let (shutdown, drain) = channel();
         let clock = Clock::system();
-        let door = Arc::new(Door::new(plan, users, Arc::new(fake.clone()), clock.clone()));
-        let task = tokio::spawn(serve(listener, None, door, drain));
-        Self { address, fake, clock, shutdown, task }
+        let door = Arc::new(Door::new(plan, users, pubsub, clock.clone()));
+        let task = tokio::spawn(serve(listener, tls, door, drain));
+        Self { address, component, clock, shutdown, task }
     }
 
     /// Drains and gives the component for the next door.
-    pub(super) async fn stop(self) -> Fake {
+    pub(super) async fn stop(self) -> C {
         assert!(self.shutdown.drained(PATIENCE).await, "drained in time");
         self.task.await.expect("no panic");
-        self.fake
+        self.component
     }
 
     pub(super) async fn peer(&self, version: Version) -> Peer {

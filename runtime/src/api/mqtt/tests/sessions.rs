@@ -44,7 +44,7 @@ async fn a_session_and_its_queue_outlive_the_door() {
         let clean = Connect { clean_start: true, ..lasting(version, "r/1") };
         let mut reader = serving.peer(version).await;
         assert!(!reader.connect(clean).await.session_present);
-        assert!(!serving.fake.consumers().contains(&"mqtt/r/1".into()));
+        assert!(!serving.component.consumers().contains(&"mqtt/r/1".into()));
         serving.stop().await;
     }
 }
@@ -72,7 +72,7 @@ async fn a_qos_2_exchange_goes_on_after_a_restart() {
     assert_eq!(client.receive().await, Packet::PubRec(Ack::new(7, Reason::SUCCESS)));
     client.send(Packet::PubRel(Ack::new(7, Reason::SUCCESS))).await;
     assert_eq!(client.receive().await, Packet::PubComp(Ack::new(7, Reason::SUCCESS)));
-    assert_eq!(serving.fake.payloads("in"), ["x"]);
+    assert_eq!(serving.component.payloads("in"), ["x"]);
     serving.stop().await;
 }
 
@@ -131,7 +131,7 @@ async fn a_will_that_waits_is_not_published_if_its_client_is_back() {
     let mut witness = serving.client(Version::V5, "witness").await;
     witness.subscribe("wills", Qos::AtMostOnce).await;
     assert_eq!(witness.receive_publish().await.payload, "gone");
-    assert_eq!(serving.fake.payloads("wills").len(), 1);
+    assert_eq!(serving.component.payloads("wills").len(), 1);
     serving.stop().await;
 }
 
@@ -140,7 +140,7 @@ async fn a_session_ends_when_its_time_is_over() {
     let serving = Serving::new().await;
     let (mut peer, _) = serving.lasting(Version::V5, "c").await;
     peer.subscribe("a", Qos::AtLeastOnce).await;
-    assert_eq!(serving.fake.retained_topics(), ["$pillion/mqtt/session/c"]);
+    assert_eq!(serving.component.retained_topics(), ["$pillion/mqtt/session/c"]);
     // One second from now on, said at the end.
     let properties = Properties { session_expiry_s: Some(1), ..Properties::default() };
     goodbye(&mut peer, Some(Box::new(properties))).await;
@@ -160,7 +160,7 @@ async fn a_session_ends_when_its_time_is_over() {
         goodbye(&mut peer, Some(Box::new(properties))).await;
     };
     assert!(!present);
-    assert!(serving.fake.consumers().is_empty());
+    assert!(serving.component.consumers().is_empty());
     serving.stop().await;
 }
 
@@ -175,6 +175,6 @@ async fn sessions_are_bounded() {
     let properties = Properties { session_expiry_s: Some(0), ..Properties::default() };
     goodbye(&mut first, Some(Box::new(properties))).await;
     serving.lasting(Version::V5, "2").await;
-    assert_eq!(serving.fake.retained_topics(), ["$pillion/mqtt/session/2"]);
+    assert_eq!(serving.component.retained_topics(), ["$pillion/mqtt/session/2"]);
     serving.stop().await;
 }
