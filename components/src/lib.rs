@@ -5,6 +5,7 @@
 //! technology. Under them stand [`journal`], durable streams with cursors, and [`storage`], the
 //! log with a tree behind it. Nothing here knows an app or a protocol.
 
+pub mod backoff;
 pub mod context;
 pub mod env;
 pub mod error;

@@ -224,6 +224,12 @@ pub trait PubSub: Send + Sync {
     fn reachable(&self) -> Result<()> {
         Ok(())
     }
+
+    /// Follows whether the component can be reached, so that one who waits need not ask again and
+    /// again. `None` when it always can.
+    fn connectivity(&self) -> Option<tokio::sync::watch::Receiver<bool>> {
+        None
+    }
 }
 
 /// A row of the catalogue: a type name and how to open it.
