@@ -75,23 +75,6 @@ pub struct StorageOptions {
     pub clock: Clock,
 }
 
-impl StorageOptions {
-    /// The defaults for this directory.
-    pub fn new(dir: PathBuf, clock: Clock) -> Self {
-        Self {
-            dir,
-            segment_bytes: 8 << 20,
-            log_segments: 4,
-            quota_bytes: 1 << 30,
-            commit_linger_ms: 0,
-            eventual_flush_ms: 1000,
-            cache_bytes: 1 << 20,
-            index_bytes_max: 2 << 20,
-            clock,
-        }
-    }
-}
-
 /// When a commit resolves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
