@@ -134,6 +134,8 @@ pub(super) enum Done {
     Written { sequence: u64, segment: u32, at: u32, last: Option<u64>, bytes: u64 },
     /// These commits have failed.
     Failed { commits: Vec<u64>, error: Error, broken: bool },
+    /// New data waits for a segment.
+    Starved,
     /// A checkpoint up to this batch came to its end.
     Checkpointed { upto: u64, result: Result<Meta> },
 }

@@ -79,8 +79,7 @@ impl Storage {
         let log_thread = log::start(Arc::clone(&log), options.clock, next_sequence, active)?;
         let (keeper, keeper_thread) = Keeper::start(below.clone(), ballast_bytes(quota_bytes))?;
         engine.reserve()?;
-        let progress =
-            Progress { log_bytes: recovered.bytes, upto: in_tree, ..Progress::default() };
+        let progress = Progress::after(in_tree, recovered.bytes);
         let log_bytes = segment_bytes * count as u64;
         let shared = Arc::new(Shared {
             engine: Mutex::new(engine),

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// How often queues are looked through for what is too old, and the tree for what has expired.
 const TICK: Duration = Duration::from_secs(30);
@@ -17,6 +18,9 @@ const TICK: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(8);
 
+/// Checkpoints because of a quota that is used up come at most this often: each costs writes.
+const PRESSED: Duration = Duration::from_secs(1);
+
 /// The index may grow to this many times the size at which a checkpoint starts; then new data
 /// waits for the checkpoint.
 const INDEX_GROWTH_MAX: u64 = 4;
@@ -24,16 +28,30 @@ const INDEX_GROWTH_MAX: u64 = 4;
 /// Where checkpoints stand.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    pub(super) running: bool,
+    running: bool,
     /// Bytes that were written to the log since the last one began.
     pub(super) log_bytes: u64,
     /// The tree holds batches up to this one.
     pub(super) upto: u64,
+    is_starved: bool,
+    started: Option<Instant>,
     /// The last one failed: how long the next waits.
-    pub(super) again: Option<Duration>,
+    again: Option<Duration>,
     pub(super) finished: u64,
     /// What the last one failed of.
     pub(super) error: Option<String>,
+}
+
+impl Progress {
+    /// Of a storage whose log holds so many bytes above this batch.
+    pub(super) fn after(upto: u64, log_bytes: u64) -> Self {
+        Self { log_bytes, upto, ..Self::default() }
+    }
+
+    /// The last one is long enough ago for one that is only asked for.
+    fn is_rested(&self) -> bool {
+        self.started.is_none_or(|started| started.elapsed() >= PRESSED)
+    }
 }
 
 /// Runs until the storage is gone.
@@ -62,6 +80,7 @@ impl Shared {
                     engine.written(sequence, segment, at, last);
                     progress.log_bytes += bytes;
                 }
+                Done::Starved => progress.is_starved = true,
                 Done::Failed { commits, error, broken } => engine.failed(&commits, &error, broken),
                 Done::Checkpointed { upto, result } => {
                     progress.running = false;
@@ -96,12 +115,14 @@ impl Shared {
             }
         }
         let index_bytes = engine.index_bytes();
+        let pressed = self.pressed.load(Ordering::Relaxed);
         let due = match progress.again {
             Some(_) => may_retry,
             None => {
                 progress.log_bytes >= disk.checkpoint_log_bytes
                     || index_bytes >= disk.index_bytes_max
-                    || self.pressed.swap(false, Ordering::Relaxed)
+                    || progress.is_starved
+                    || (pressed && progress.is_rested())
             }
         };
         if due && !progress.running && engine.sequence > progress.upto {
@@ -111,6 +132,7 @@ impl Shared {
         disk.below.log.set_room(engine.full.is_some(), pause);
         match progress.again {
             Some(again) if !progress.running => again,
+            None if pressed && !progress.running && engine.sequence > progress.upto => PRESSED,
             _ => TICK,
         }
     }
@@ -120,6 +142,9 @@ impl Shared {
         let upto = engine.cut();
         progress.running = true;
         progress.log_bytes = 0;
+        progress.is_starved = false;
+        progress.started = Some(Instant::now());
+        self.pressed.store(false, Ordering::Relaxed);
         disk.keeper.checkpoint(upto);
     }
 

@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod faults;
 mod laws;
 mod model;
 mod sim;

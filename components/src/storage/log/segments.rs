@@ -19,13 +19,14 @@ pub(in crate::storage) struct Span {
     pub(in crate::storage) last: u64,
     /// Where the next batch goes.
     pub(in crate::storage) end: u32,
-    /// A sync of it failed: its pages may be gone from the kernel, so it is not used again.
-    pub(in crate::storage) retired: bool,
+    /// A write or sync of this batch failed here: pages may be gone from the kernel, so that
+    /// nothing is synced here again before all of it is in the tree. 0 when nothing failed.
+    pub(in crate::storage) failed: u64,
 }
 
 impl Span {
     pub(in crate::storage) fn is_free(&self) -> bool {
-        self.first == 0 && !self.retired
+        self.first == 0 && self.failed == 0
     }
 }
 

@@ -40,6 +40,7 @@ pub(in crate::storage) fn start(
         payload: Vec::new(),
         batch: Vec::new(),
         broken: None,
+        is_starved: false,
     };
     std::thread::Builder::new().name("log".into()).stack_size(256 << 10).spawn(move || writer.run())
 }
@@ -62,6 +63,8 @@ struct Writer {
     payload: Vec<u8>,
     batch: Vec<u8>,
     broken: Option<String>,
+    /// It was said that there is no room.
+    is_starved: bool,
 }
 
 /// What to do next.
@@ -95,9 +98,13 @@ impl Writer {
             let due = self.due(&queue, now);
             if due.is_some_and(|due| due <= now) {
                 if let Some(step) = self.take(&mut queue) {
+                    self.is_starved = false;
                     return step;
                 }
                 // There is no room; somebody makes some and says so.
+                if !std::mem::replace(&mut self.is_starved, true) {
+                    log.report(Done::Starved);
+                }
                 queue = wait(&log, queue, None);
                 continue;
             }
@@ -221,8 +228,9 @@ impl Writer {
     fn recycle(&self, queue: &mut Queue) {
         let mut spans = self.log.segments.spans();
         for (index, span) in spans.iter_mut().enumerate() {
-            if span.first > 0 && span.last <= queue.recycle_upto && self.active != Some(index) {
-                *span = Span { retired: span.retired, ..Span::default() };
+            let last = span.last.max(span.failed);
+            if last > 0 && last <= queue.recycle_upto && self.active != Some(index) {
+                *span = Span::default();
             }
         }
     }
@@ -313,7 +321,7 @@ impl Writer {
         let spans = self.log.segments.spans();
         if let Some(active) = self.active
             && let Some(span) = spans.get(active)
-            && !span.retired
+            && span.failed == 0
             && span.end as usize + size <= self.log.segments.segment_bytes as usize
         {
             return Ok((active, span.end as usize, span.first == 0));
@@ -332,7 +340,7 @@ impl Writer {
         if let Some(active) = self.active.take()
             && let Some(span) = self.log.segments.spans().get_mut(active)
         {
-            span.retired = true;
+            span.failed = self.next_sequence;
         }
     }
 

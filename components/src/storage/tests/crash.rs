@@ -10,7 +10,7 @@ use super::sim::SimDisk;
 use super::*;
 use std::collections::BTreeMap;
 
-const COMMITS: u64 = 150;
+const COMMITS: u64 = 400;
 const COMMITS_AGAIN: u64 = 12;
 
 /// One commit of the workload, and what it changed.
@@ -109,6 +109,8 @@ async fn work(disk: &SimDisk, history: &mut History, commits: u64, random: &mut 
         history.done[index].position = committed.first_position;
         history.done[index].given = disk.now();
     }
+    // Segments were recycled.
+    assert!(commits < COMMITS || storage.status().checkpoints >= 4);
     if random.below(2) == 0 {
         storage.close().await.expect("close");
     }
@@ -226,5 +228,10 @@ async fn cuts(seed: u64, images: u64) {
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_by_a_power_cut() {
-    cuts(seed(), 600).await;
+    cuts(seed(), 1500).await;
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_by_another_power_cut() {
+    cuts(seed(), 1500).await;
 }
