@@ -62,3 +62,37 @@ async fn an_absent_subscriber_does_not_stop_publishers() {
     let queue = pubsub.queues().remove(0);
     assert!(queue.dropped_messages > 4_000 && queue.backlog_bytes > 200_000, "{queue:?}");
 }
+
+/// Not a test of speed, which depends on the machine: run it by name to see the numbers.
+#[tokio::test]
+#[ignore = "prints how long a durable publish takes"]
+#[allow(clippy::print_stderr, reason = "that is what it is for")]
+async fn speed_of_a_durable_publish() {
+    const ROUNDS: usize = 20_000;
+    for publishers in [1, 64] {
+        let Subject { pubsub, holds: _holds, .. } = on_disk().await;
+        let mut reader = pubsub.subscribe(suite::durable("reader", &["#"])).await.unwrap();
+        let rounds = if publishers == 1 { ROUNDS / 10 } else { ROUNDS };
+        let started = std::time::Instant::now();
+        let tasks = (0..publishers).map(|publisher| {
+            let pubsub = std::sync::Arc::clone(&pubsub);
+            tokio::spawn(async move {
+                let payload = "x".repeat(256);
+                for _ in 0..rounds / publishers {
+                    let message = suite::message(&format!("s/{publisher}"), &payload);
+                    pubsub.publish(message).await.unwrap();
+                }
+            })
+        });
+        let tasks = tasks.collect::<Vec<_>>();
+        for _ in 0..rounds / publishers * publishers {
+            let delivery = reader.next().await.unwrap();
+            reader.ack(delivery.token);
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let each = started.elapsed() / u32::try_from(rounds).unwrap();
+        eprintln!("{publishers} at a time: {each:?} a message published, delivered, acknowledged");
+    }
+}

@@ -16,8 +16,9 @@ pub(crate) const NOW_MS: u64 = 1_700_000_000_000;
 #[derive(Clone)]
 pub(crate) struct Home {
     pub(crate) clock: Clock,
-    dir: Option<Arc<Dir>>,
+    /// Let go of before the directory is removed.
     storage: Arc<Mutex<Option<Storage>>>,
+    dir: Option<Arc<Dir>>,
 }
 
 /// A directory that goes with the test.
