@@ -1,5 +1,6 @@
 //! Opening components: secret stores first, since others take their secrets from them.
 
+use crate::blocks::state::Keys;
 use crate::blocks::{PubSubs, Registered, SecretStores, Shown, StateStores};
 use crate::observe::metrics::families::{COMPONENT_INIT, COMPONENT_INIT_FAIL, COMPONENT_LOADED};
 use crate::resources::{ComponentPlan, EndpointPlan, Plan, Setting};
@@ -84,6 +85,7 @@ impl Opener<'_> {
         let type_name = plan.type_name.as_str();
         let capabilities;
         if let Some(row) = state::CATALOGUE.iter().find(|row| row.type_name == type_name) {
+            Keys::check(&options)?;
             let store = (row.open)(&options, &context)?;
             capabilities = state_capabilities(store.features());
             into.state.insert(registered(plan, &options, store));
