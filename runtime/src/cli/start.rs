@@ -71,7 +71,10 @@ pub(super) fn start(
             return None;
         }
         let (app_id, log_as_json) = (name, log_as_json.unwrap_or(false));
-        let text = report.take_problems().join("\n");
+        let mut problems = report.take_problems();
+        // Scripts wait for these words right behind the log's own.
+        problems.sort_by_key(|problem| !problem.starts_with("failed to load components: "));
+        let text = problems.join("\n");
         return Some(Command::Refuse(Box::new(Refusal { app_id, log_as_json, log_file, text })));
     }
 
