@@ -53,6 +53,14 @@ fn the_developer_s_resources_load() {
     assert!(!plan.apps[0].configuration.secret_scopes[0].allows("HOME"));
 }
 
+#[test]
+fn the_tour_s_resources_load() {
+    let directory = configs().join("tour/resources");
+    let start = start(&["run", &format!("--resources-path={}", directory.display())]);
+    assert_eq!(start.warnings, Vec::<String>::new());
+    assert_eq!((start.plan.links.len(), start.plan.components.len()), (1, 4));
+}
+
 /// Nothing under `configs/` is left out of the tests above.
 #[test]
 fn every_file_is_in_a_directory_that_is_tested() {
@@ -61,5 +69,5 @@ fn every_file_is_in_a_directory_that_is_tested() {
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
         .collect();
     entries.sort();
-    assert_eq!(entries, ["dev", "gateway"]);
+    assert_eq!(entries, ["dev", "gateway", "tour"]);
 }
