@@ -2,7 +2,7 @@
 //!
 //! A connection is one task: [`handshake`] lets a client in, [`connection`] drives its session
 //! until one of the two ends it. [`wire`] is the socket as packets, [`publishing`] the results that
-//! are waited for, [`store`] what a persistent session keeps in the pub/sub component,
+//! are waited for, [`round`] their turns, [`store`] what a persistent session keeps in the pub/sub component,
 //! [`janitor`] ends sessions and publishes wills when their time has come.
 
 mod codec;
@@ -10,6 +10,7 @@ mod connection;
 mod handshake;
 mod janitor;
 mod publishing;
+mod round;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::observe::metrics::{Counter, Gauge};
 use crate::resources::{MqttLimits, MqttPlan, MqttUserPlan};
 use pillion_components::env::Clock;
 use pillion_components::pubsub::PubSub;
+use round::Round;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -62,6 +64,7 @@ pub struct Door {
     deadlines: Notify,
     /// Held by the one janitor of the door.
     janitor: tokio::sync::Mutex<()>,
+    round: Round,
     packets: Arc<Packets>,
     persistent_sessions: Arc<Gauge>,
 }
@@ -88,6 +91,7 @@ impl Door {
             loaded: OnceCell::new(),
             deadlines: Notify::new(),
             janitor: tokio::sync::Mutex::new(()),
+            round: Round::default(),
             packets: Arc::new(Packets::new()),
             persistent_sessions: MQTT_SESSIONS.with(&[]),
             limits,

@@ -65,6 +65,8 @@ struct Connection<'d> {
     publishing: Publishing<'d>,
     is_stored: bool,
     packet_bytes_max: Option<u32>,
+    /// It handled as many packets as it may before others have their turn.
+    has_stopped: bool,
     /// Reading has its turn before deliveries: neither may starve the other.
     reads_first: bool,
 }
@@ -87,6 +89,11 @@ pub(super) async fn run(door: &Door, established: Box<Established>, mut drain: D
             let needs_bytes = connection.decode();
             if let Some(close) = connection.act().await {
                 break close;
+            }
+            if connection.has_stopped {
+                connection.door.round.over().await;
+                connection.publishing.sleeps();
+                continue;
             }
             // What was done at once may have made room for packets that were read before.
             if !needs_bytes && connection.session.can_receive() {
@@ -113,18 +120,26 @@ impl<'d> Connection<'d> {
             publishing: Publishing::default(),
             is_stored,
             packet_bytes_max,
+            has_stopped: false,
             reads_first: true,
         };
         (connection, seat, will)
     }
 
-    /// Hands packets that were read to the session, as many as it takes now. Whether there is none
-    /// left.
+    /// Hands packets that were read to the session, as many as it takes and the round allows.
+    /// Whether there is none left.
     fn decode(&mut self) -> bool {
         let now_ms = self.door.clock.now_ms();
         while self.session.can_receive() {
+            self.has_stopped = self.door.round.is_over();
+            if self.has_stopped {
+                break;
+            }
             match self.wire.decode() {
-                Ok(Some(packet)) => self.session.receive(packet, now_ms),
+                Ok(Some(packet)) => {
+                    self.door.round.count();
+                    self.session.receive(packet, now_ms);
+                }
                 Ok(None) => return true,
                 Err(bad) => self.session.close(bad.reason, bad.why),
             }
