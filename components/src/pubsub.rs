@@ -215,6 +215,12 @@ pub trait PubSub: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// How many messages are retained; `None` if the component does not count them. May read all
+    /// of them: not for every message.
+    async fn retained_count(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Every durable queue this component keeps, and every open subscription.
     fn queues(&self) -> Vec<QueueStatus> {
         Vec::new()

@@ -88,6 +88,24 @@ impl Retained {
         Ok(found)
     }
 
+    /// How many there are.
+    pub(super) async fn count(&self) -> Result<u64> {
+        let (mut count, mut after) = (0, None::<Bytes>);
+        loop {
+            let page = self.storage.scan(
+                self.table,
+                b"",
+                after.as_deref(),
+                SCAN_ENTRIES_MAX,
+                SCAN_BYTES_MAX,
+            );
+            let page = page.await?;
+            let Some((last, _)) = page.last() else { return Ok(count) };
+            count += page.len() as u64;
+            after = Some(last.clone());
+        }
+    }
+
     fn delivery(&self, topic: &str, entry: &Entry) -> Option<Delivery> {
         let left_ms = |expires_ms: u64| expires_ms.saturating_sub(self.clock.now_ms());
         let ttl_ms = entry.expires_ms.map(left_ms);

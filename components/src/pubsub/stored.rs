@@ -191,6 +191,10 @@ impl PubSub for Stored {
         self.retained.matching(filter, messages_max).await
     }
 
+    async fn retained_count(&self) -> Result<Option<u64>> {
+        self.retained.count().await.map(Some)
+    }
+
     fn queues(&self) -> Vec<QueueStatus> {
         self.journal.queues()
     }

@@ -2,7 +2,8 @@
 //!
 //! A connection is one task: [`handshake`] lets a client in, [`connection`] drives its session
 //! until one of the two ends it. [`wire`] is the socket as packets, [`publishing`] the results that
-//! are waited for, [`round`] their turns, [`store`] what a persistent session keeps in the pub/sub component,
+//! are waited for, [`round`] their turns, [`retaining`] the
+//! bound of retained messages, [`store`] what a persistent session keeps in the pub/sub component,
 //! [`janitor`] ends sessions and publishes wills when their time has come.
 
 mod codec;
@@ -10,6 +11,7 @@ mod connection;
 mod handshake;
 mod janitor;
 mod publishing;
+mod retaining;
 mod round;
 mod store;
 #[cfg(test)]
@@ -65,6 +67,7 @@ pub struct Door {
     /// Held by the one janitor of the door.
     janitor: tokio::sync::Mutex<()>,
     round: Round,
+    room: retaining::Room,
     packets: Arc<Packets>,
     persistent_sessions: Arc<Gauge>,
 }
@@ -92,6 +95,7 @@ impl Door {
             deadlines: Notify::new(),
             janitor: tokio::sync::Mutex::new(()),
             round: Round::default(),
+            room: retaining::Room::default(),
             packets: Arc::new(Packets::new()),
             persistent_sessions: MQTT_SESSIONS.with(&[]),
             limits,
@@ -217,7 +221,9 @@ pub async fn serve(
     door: Arc<Door>,
     mut drain: Drain,
 ) {
-    door.load().await;
+    if let Err(error) = door.load().await {
+        tracing::error!(%error, "MQTT sessions on disk cannot be read; clients are refused");
+    }
     let connection_drain = drain.clone();
     let mut connections = JoinSet::new();
     {

@@ -17,6 +17,8 @@ pub(crate) struct Accepted {
     pub(crate) clean_start: bool,
     /// How long the session outlives the connection, in seconds; 0 is not at all.
     pub(crate) expiry_s: u32,
+    /// It is shorter than the client asked for.
+    pub(crate) expiry_is_ours: bool,
     /// 0 is none.
     pub(crate) keep_alive_s: u16,
     /// It is not what the client asked for.
@@ -39,6 +41,7 @@ impl Accepted {
 /// Judges a CONNECT that could be decoded.
 pub(crate) fn check(
     connect: &mut Connect,
+    limits: &MqttLimits,
     new_id: impl FnOnce() -> String,
 ) -> Result<Accepted, Reason> {
     let properties = connect.properties.take().map(|boxed| *boxed).unwrap_or_default();
@@ -58,17 +61,20 @@ pub(crate) fn check(
     }
     let will_properties = will.as_ref().and_then(|will| will.properties.as_deref());
     let will_delay_s = will_properties.and_then(|p| p.will_delay_s).unwrap_or(0);
+    let wanted_s = match connect.version {
+        Version::V4 if connect.clean_start => 0,
+        Version::V4 => NEVER_S,
+        Version::V5 => properties.session_expiry_s.unwrap_or(0),
+    };
+    let expiry_s = wanted_s.min(longest_expiry_s(limits));
     let (keep_alive_s, keep_alive_is_ours) = keep_alive(connect.version, connect.keep_alive_s);
     Ok(Accepted {
         version: connect.version,
         client_id: if is_assigned { new_id().into() } else { connect.client_id.clone() },
         is_assigned,
         clean_start: connect.clean_start,
-        expiry_s: match connect.version {
-            Version::V4 if connect.clean_start => 0,
-            Version::V4 => NEVER_S,
-            Version::V5 => properties.session_expiry_s.unwrap_or(0),
-        },
+        expiry_s,
+        expiry_is_ours: expiry_s < wanted_s,
         keep_alive_s,
         keep_alive_is_ours,
         will,
@@ -76,6 +82,14 @@ pub(crate) fn check(
         receive_maximum: properties.receive_maximum.unwrap_or(u16::MAX),
         packet_bytes_max: properties.packet_bytes_max,
     })
+}
+
+/// No session is kept longer than its queue.
+fn longest_expiry_s(limits: &MqttLimits) -> u32 {
+    limits
+        .queue
+        .forget_after_ms
+        .map_or(NEVER_S, |ms| u32::try_from(ms.div_ceil(1000)).unwrap_or(NEVER_S).max(1))
 }
 
 fn keep_alive(version: Version, wanted_s: u16) -> (u16, bool) {
@@ -88,6 +102,7 @@ pub(crate) fn welcome(accepted: &Accepted, session_present: bool, limits: &MqttL
     let properties = (accepted.version == Version::V5).then(|| {
         Box::new(Properties {
             assigned_client_id: accepted.is_assigned.then(|| accepted.client_id.clone()),
+            session_expiry_s: accepted.expiry_is_ours.then_some(accepted.expiry_s),
             server_keep_alive_s: accepted.keep_alive_is_ours.then_some(accepted.keep_alive_s),
             receive_maximum: Some(limits.inflight_max.max(1)),
             packet_bytes_max: Some(limits.packet_bytes_max.max(1)),
@@ -122,7 +137,7 @@ mod tests {
     }
 
     fn check_one(mut connect: Connect) -> Result<Accepted, Reason> {
-        check(&mut connect, || "assigned".into())
+        check(&mut connect, &MqttLimits::default(), || "assigned".into())
     }
 
     #[test]
@@ -156,6 +171,18 @@ mod tests {
             ..Properties::default()
         }));
         assert_eq!(check_one(enhanced).unwrap_err(), Reason::BAD_AUTHENTICATION_METHOD);
-        assert_eq!(check_one(connect(Version::V4, "c", false)).expect("ok").expiry_s, NEVER_S);
+    }
+
+    #[test]
+    fn a_session_is_kept_no_longer_than_its_queue() {
+        let thirty_days_s = 30 * 24 * 3600;
+        let accepted = check_one(connect(Version::V4, "c", false)).expect("accepted");
+        assert_eq!(accepted.expiry_s, thirty_days_s);
+        let mut lasting = connect(Version::V5, "c", false);
+        lasting.properties =
+            Some(Box::new(Properties { session_expiry_s: Some(NEVER_S), ..Properties::default() }));
+        let accepted = check_one(lasting).expect("accepted");
+        let ack = welcome(&accepted, false, &MqttLimits::default());
+        assert_eq!(ack.properties.and_then(|p| p.session_expiry_s), Some(thirty_days_s));
     }
 }

@@ -111,6 +111,7 @@ fn accepted(version: Version) -> Accepted {
         is_assigned: false,
         clean_start: false,
         expiry_s: 1000,
+        expiry_is_ours: false,
         keep_alive_s: 0,
         keep_alive_is_ours: false,
         will: None,

@@ -180,7 +180,11 @@ impl<'d> Connection<'d> {
     }
 
     async fn publish(&mut self, ticket: Ticket, message: Message) {
-        let publish = self.door.pubsub.publish(message);
+        let publish = if message.retain && !message.payload.is_empty() {
+            Box::pin(self.door.publish_retained(message, self.session.version()))
+        } else {
+            self.door.pubsub.publish(message)
+        };
         let mut publish = Some(publish);
         // Never pending: the context is what is needed.
         let result = poll_fn(|cx| {

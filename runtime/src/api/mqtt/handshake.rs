@@ -9,6 +9,7 @@ use crate::broker::connect::{self, Accepted};
 use crate::broker::packet::{Connect, Packet, Reason, Version};
 use crate::broker::session::Session;
 use crate::drain::Drain;
+use pillion_components::Kind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -134,8 +135,13 @@ async fn let_in(
     peer: &Peer,
 ) -> Result<Entry, (Reason, &'static str)> {
     let new_id = || format!("auto-{}", pillion_components::env::uuid());
-    let accepted = connect::check(connect, new_id).map_err(|reason| (reason, "rules"))?;
+    let accepted =
+        connect::check(connect, &door.limits, new_id).map_err(|reason| (reason, "rules"))?;
     let rights = authenticate(door, connect, &accepted.client_id, peer).await?;
+    if let Err(error) = door.load().await {
+        tracing::warn!(%error, "MQTT sessions on disk cannot be read");
+        return Err((Reason::UNAVAILABLE, "sessions"));
+    }
     let taken = Seat::take(door, &accepted.client_id, accepted.is_persistent()).await;
     let Some((mut seat, away)) = taken else {
         return Err((Reason::QUOTA_EXCEEDED, "sessions-max"));
@@ -150,7 +156,10 @@ async fn let_in(
                 let away = seat.away.get_or_insert_default();
                 (away.expires_ms, away.will) = (expires_ms, will);
             }
-            Err((Reason::UNAVAILABLE, "session"))
+            Err(match error.kind() {
+                Kind::Full | Kind::Overloaded => (Reason::QUOTA_EXCEEDED, "session"),
+                _ => (Reason::UNAVAILABLE, "session"),
+            })
         }
     }
 }

@@ -28,8 +28,9 @@ pub(super) struct Restored {
 
 impl Door {
     /// Learns which sessions are on disk. Once; a component that cannot say is asked again.
-    pub(super) async fn load(&self) {
+    pub(super) async fn load(&self) -> Result<()> {
         let loaded = self.loaded.get_or_try_init(|| async {
+            self.count_retained().await?;
             let records = Filter::new(RECORDS)?;
             let most = usize::try_from(self.limits.sessions_max).unwrap_or(usize::MAX);
             let found = self.pubsub.retained(&records, most).await?;
@@ -51,9 +52,7 @@ impl Door {
             self.count_sessions(&sessions);
             Ok::<(), Error>(())
         });
-        if let Err(error) = loaded.await {
-            tracing::error!(%error, "MQTT sessions on disk cannot be read");
-        }
+        loaded.await.map(|()| ())
     }
 
     /// When a session ends whose client left at `since_ms`.
@@ -82,14 +81,31 @@ impl Door {
                 restored.is_present = true;
             }
         }
-        if accepted.is_persistent() || restored.is_present {
+        if restored.is_present {
+            self.refresh(accepted, &restored).await?;
+        } else if accepted.is_persistent() {
             let record = Record::new(client, accepted.expiry_s, &restored.subscriptions);
-            // One that exists needs no sync: what is known of it stays true.
-            let assurance =
-                if restored.is_present { Assurance::AtMostOnce } else { Assurance::AtLeastOnce };
-            self.pubsub.publish(record.to_message(assurance)).await?;
+            self.pubsub.publish(record.to_message(Assurance::AtLeastOnce)).await?;
         }
         Ok(restored)
+    }
+
+    /// Notes in the record that the client is here. A record that is merely behind does no harm, so
+    /// this is not synced, and a full disk keeps nobody from what waits. Only packet ids of QoS 2
+    /// must be gone before the client uses them again: those of the record would make a new message
+    /// look like one that came before.
+    async fn refresh(&self, accepted: &Accepted, restored: &Restored) -> Result<()> {
+        let client = &*accepted.client_id;
+        let record = Record::new(client, accepted.expiry_s, &restored.subscriptions);
+        let must_sync = restored.parked.has_received();
+        let assurance = if must_sync { Assurance::AtLeastOnce } else { Assurance::AtMostOnce };
+        match self.pubsub.publish(record.to_message(assurance)).await {
+            Err(error) if !must_sync => {
+                tracing::warn!(client, %error, "a session record could not be brought up to date");
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     async fn record(&self, client: &str) -> Result<Option<Record>> {

@@ -107,6 +107,11 @@ impl Parked {
         (self.received.iter().copied().collect(), complete.map(|left| left.packet_id).collect())
     }
 
+    /// Whether QoS 2 packet ids wait for their PUBREL.
+    pub(crate) fn has_received(&self) -> bool {
+        !self.received.is_empty()
+    }
+
     pub(super) fn split(self) -> (BTreeSet<u16>, Self) {
         (self.received, Self { received: BTreeSet::new(), left: self.left })
     }

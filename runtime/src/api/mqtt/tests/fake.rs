@@ -154,6 +154,10 @@ impl PubSub for Fake {
         };
         Ok(found.take(messages_max).map(|(_, message)| delivery(message)).collect())
     }
+
+    async fn retained_count(&self) -> Result<Option<u64>> {
+        Ok(Some(self.shared().retained.len() as u64))
+    }
 }
 
 struct Open {

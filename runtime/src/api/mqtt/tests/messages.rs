@@ -167,6 +167,41 @@ async fn a_full_store_is_said_by_the_standard() {
 }
 
 #[tokio::test]
+async fn retained_messages_are_bounded() {
+    let limits = MqttLimits { retained_max: 2, ..MqttLimits::default() };
+    let serving = Serving::with(Fake::new(), limits, Vec::new()).await;
+    let retained =
+        |topic, payload| Publish { retain: true, ..publish(topic, payload, Qos::AtLeastOnce, 1) };
+    for version in BOTH {
+        let mut writer = serving.client(version, "writer").await;
+        for (topic, expected) in [
+            ("a", Reason::SUCCESS),
+            ("b", Reason::SUCCESS),
+            ("c", Reason::QUOTA_EXCEEDED),
+            ("a", Reason::SUCCESS),
+        ] {
+            writer.send(Packet::Publish(retained(topic, "x"))).await;
+            let Packet::PubAck(ack) = writer.receive().await else { panic!("no PUBACK") };
+            let expected = if version == Version::V4 { Reason::SUCCESS } else { expected };
+            assert_eq!(ack.reason, expected, "{version:?} {topic}");
+        }
+        assert_eq!(serving.component.retained_topics(), ["a", "b"]);
+    }
+    // 3.1.1 has no word for it: delivered, and not kept.
+    assert_eq!(serving.component.payloads("c"), ["x"]);
+    serving
+        .component
+        .publish(Message { topic: "b".into(), retain: true, ..Message::default() })
+        .await
+        .expect("forgotten");
+    serving.clock.advance_ms(11_000);
+    let mut writer = serving.client(Version::V5, "writer").await;
+    writer.send(Packet::Publish(retained("c", "y"))).await;
+    assert!(matches!(writer.receive().await, Packet::PubAck(ack) if ack.reason == Reason::SUCCESS));
+    serving.stop().await;
+}
+
+#[tokio::test]
 async fn a_packet_larger_than_the_client_takes_is_left_out() {
     let serving = Serving::new().await;
     let mut reader = serving.peer(Version::V5).await;
