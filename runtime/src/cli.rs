@@ -6,15 +6,14 @@ mod start;
 mod tests;
 mod values;
 
-use crate::resources::{self, Environment, Gateway, GatewayFlags, Plan, Report, Wanted};
+use crate::DAPR_VERSION;
+pub use crate::resources::Form;
+use crate::resources::{self, Environment, Gateway, GatewayFlags, Plan, Report, Wanted, closest};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 use values::Arguments;
-
-/// The version of Dapr whose API this is; tools read it with `--version` and in metadata.
-pub const DAPR_VERSION: &str = "1.18.3";
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -30,17 +29,6 @@ pub enum Command {
     Print(String, i32),
     /// Wait until `GET /v1.0/healthz/outbound` of this port answers 204, at most a minute.
     Wait(u16),
-}
-
-/// Which of the forms of serving.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// `pillion` or `pillion run`: embedded defaults, for a developer at a desk.
-    Run,
-    /// `pillion serve DIR`: a gateway.
-    Gateway,
-    /// daprd's flags: exactly what daprd would have.
-    Daprd,
 }
 
 /// Everything that serving needs to know.
@@ -195,40 +183,4 @@ fn serve(
 fn version() -> String {
     let (version, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
     format!("pillion {version} (Dapr API {DAPR_VERSION}, {arch})\n")
-}
-
-/// The name that was probably meant: the nearest by edits, if it is near at all.
-pub(crate) fn closest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // A word longer than any name is no misspelling, and the work is its square.
-    const WORD_BYTES_MAX: usize = 64;
-    if word.len() > WORD_BYTES_MAX {
-        return None;
-    }
-    let lower = word.to_ascii_lowercase();
-    let allowed = 1 + word.chars().count() / 4;
-    names
-        .map(|name| (edits(&lower, &name.to_ascii_lowercase()), name))
-        .filter(|(edits, _)| *edits <= allowed)
-        .min_by_key(|(edits, _)| *edits)
-        .map(|(_, name)| name)
-}
-
-/// Insertions, deletions and replacements between two words.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (index, letter) in from.chars().enumerate() {
-        let mut diagonal = index;
-        let mut left = index + 1;
-        for (cell, other) in row.iter_mut().skip(1).zip(&to) {
-            let replaced = diagonal + usize::from(letter != *other);
-            diagonal = *cell;
-            left = replaced.min(*cell + 1).min(left + 1);
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = index + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }

@@ -57,7 +57,7 @@ pub fn run(start: Start) -> u8 {
         Err(error) => Err(format!("cannot start the event loop: {error}")),
     };
     outcome.unwrap_or_else(|message| {
-        tracing::error!("Fatal error from runtime: {message}");
+        tracing::error!(fatal = true, "Fatal error from runtime: {message}");
         1
     })
 }
@@ -68,7 +68,7 @@ pub fn refuse(refusal: &Refusal) -> u8 {
     if let Err(error) = log::init(Level::INFO, refusal.log_as_json, file, &refusal.app_id) {
         return no_log(&error);
     }
-    tracing::error!("Fatal error from runtime: {}", refusal.text);
+    tracing::error!(fatal = true, "Fatal error from runtime: {}", refusal.text);
     1
 }
 

@@ -21,3 +21,7 @@ pub mod observe;
 pub mod resources;
 
 pub use error::{Error, Result};
+
+/// The version of Dapr whose API this is; tools read it with `--version` and in metadata, and
+/// accept only `N.N.N` there.
+pub const DAPR_VERSION: &str = "1.18.3";

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod check;
+mod closest;
 mod configuration;
 mod dapr;
 mod fields;
@@ -16,6 +17,7 @@ mod tests;
 mod yaml;
 
 pub(crate) use addresses::{ADDRESS_FORM, parse_address, parse_ip};
+pub(crate) use closest::closest;
 pub(crate) use dapr::INIT_TIMEOUT;
 pub(crate) use fields::{Environment, Report};
 pub(crate) use house::{LEVELS, default_health, wrong_app_id};

@@ -9,7 +9,7 @@
 //! Two conventions for callers: a `target` that begins with `dapr.` is the scope as it stands, and
 //! the field `fatal = true` on an error turns its level into `fatal`.
 
-use crate::cli::DAPR_VERSION;
+use crate::DAPR_VERSION;
 use pillion_components::env::rfc3339_utc;
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};

@@ -5,7 +5,7 @@ mod doors;
 use super::fields::Report;
 use super::load::{Found, Placed, Wanted};
 use super::{AppPlan, ComponentPlan, FlowPlan, LinkPlan, Plan, Setting, SubscriptionPlan};
-use crate::cli::{Form, closest};
+use super::{Form, closest};
 use pillion_components::topic::Filter;
 use pillion_components::{pubsub, secrets, state};
 use std::collections::BTreeMap;

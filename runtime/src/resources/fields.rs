@@ -1,11 +1,11 @@
 //! Reading the keys of one mapping: each getter checks its value and reports what is wrong with
 //! it; the keys nobody asked for are reported at the end.
 
+use super::Form;
 use super::addresses::{ADDRESS_FORM, parse_address};
 use super::load::Surroundings;
 use super::yaml::{Document, Entry, Node, Value};
 use super::{SecretRef, Setting};
-use crate::cli::Form;
 use pillion_components::options::{parse_bytes, parse_duration};
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -171,7 +171,7 @@ impl<'a> Fields<'a> {
             }
             let name = self.name(&entry.key);
             let place = self.document.place_of_key(entry);
-            let near = crate::cli::closest(&entry.key, asked.iter().copied());
+            let near = super::closest(&entry.key, asked.iter().copied());
             if self.strict {
                 let hint = match near {
                     Some(near) => format!("did you mean '{near}'?"),

@@ -1,5 +1,6 @@
 //! Directories become what their documents say, each with its place.
 
+use super::Form;
 use super::check;
 use super::configuration;
 use super::dapr;
@@ -10,7 +11,6 @@ use super::{
     AppPlan, ComponentPlan, ConfigurationPlan, EndpointPlan, Gateway, LinkPlan, MqttUserPlan, Plan,
     SubscriptionPlan,
 };
-use crate::cli::Form;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;

@@ -8,6 +8,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Which of the forms of serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `pillion` or `pillion run`: embedded defaults, for a developer at a desk.
+    Run,
+    /// `pillion serve DIR`: a gateway.
+    Gateway,
+    /// daprd's flags: exactly what daprd would have.
+    Daprd,
+}
+
 /// Everything the process shall be.
 #[derive(Debug, Default)]
 pub struct Plan {

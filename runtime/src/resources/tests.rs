@@ -1,8 +1,8 @@
 //! Resources go through one helper: files in a directory, a form, an environment; out come the
 //! plan, the problems and the warnings.
 
+use super::Form;
 use super::*;
-use crate::cli::Form;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

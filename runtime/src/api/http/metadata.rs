@@ -1,6 +1,7 @@
 //! `/v1.0/metadata`: what an app has around it.
 
 use super::{Call, empty, error, json, unescape};
+use crate::DAPR_VERSION;
 use crate::app::channel::Channel;
 use crate::app::{ActiveSubscription, App, EXTENDED_ENTRIES_MAX};
 use crate::blocks::Blocks;
@@ -10,9 +11,6 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Version of Dapr whose contract is kept. Tools parse it.
-const DAPR_VERSION: &str = "1.18.3";
 
 /// Longest key or value that an app may leave in its metadata, in bytes: launchers put a command
 /// line there.

@@ -94,11 +94,6 @@ impl Pool {
         Arc::new(Self { address, places, idle: Mutex::default() })
     }
 
-    /// Where it connects to.
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
-    }
-
     /// Sends a request whose URI is only path and query, and waits for the answer's head. The place
     /// is given back when the answer's body is gone.
     pub(crate) async fn send(
