@@ -20,6 +20,8 @@ const ANONYMOUS: &str = "anonymous";
 pub(crate) struct Users {
     by_name: HashMap<Arc<str>, User>,
     allow_anonymous: bool,
+    /// Checked where there is no such user, so that the time it takes does not tell.
+    decoy: Option<Arc<PasswordHash>>,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,10 @@ impl Users {
             };
             by_name.insert(plan.name.into(), user);
         }
-        Self { by_name, allow_anonymous }
+        let hashes = by_name.values().filter_map(|user| user.hash.as_ref());
+        let costliest = hashes.map(|hash| hash.iterations).max();
+        let decoy = costliest.map(|iterations| Arc::new(PasswordHash::of_nobody(iterations)));
+        Self { by_name, allow_anonymous, decoy }
     }
 
     /// Judges who a client says it is.
@@ -89,8 +94,15 @@ impl Users {
         match self.by_name.get(name) {
             Some(user) => match &user.hash {
                 Some(hash) => Verdict::IfPassword(hash.clone(), user.rights(name, client_id)),
-                None => Verdict::BadCredentials,
+                None => self.decoyed(),
             },
+            None => self.decoyed(),
+        }
+    }
+
+    fn decoyed(&self) -> Verdict {
+        match &self.decoy {
+            Some(hash) => Verdict::IfPassword(hash.clone(), Rights::nothing()),
             None => Verdict::BadCredentials,
         }
     }
@@ -140,6 +152,11 @@ impl Rights {
     /// No bounds.
     pub(crate) const fn everything() -> Self {
         Self { publish: None, subscribe: None }
+    }
+
+    /// What nobody's password gives.
+    fn nothing() -> Self {
+        Self { publish: Some(Box::default()), subscribe: Some(Box::default()) }
     }
 
     /// Whether it may publish to this topic. Topics that begin with `$` are the server's.
@@ -203,6 +220,11 @@ impl PasswordHash {
         let salt = BASE64.decode(salt).ok()?.into_boxed_slice();
         let hash = BASE64.decode(hash).ok()?.into_boxed_slice();
         (parts.next().is_none() && !hash.is_empty()).then_some(Self { iterations, salt, hash })
+    }
+
+    /// A hash that no password has.
+    fn of_nobody(iterations: NonZeroU32) -> Self {
+        Self { iterations, salt: Box::new([0; 12]), hash: Box::new([0; 64]) }
     }
 
     /// Whether this is the password. Takes milliseconds: not for the event loop.
@@ -291,7 +313,10 @@ mod tests {
         };
         assert!(matches!(judge(None, true), Verdict::Known(_)));
         assert!(matches!(judge(None, false), Verdict::NotAuthorized));
-        assert!(matches!(judge(Some("eve"), true), Verdict::BadCredentials));
+        match judge(Some("eve"), true) {
+            Verdict::IfPassword(decoy, _) => assert!(!decoy.matches(b"secret")),
+            other => panic!("{other:?}"),
+        }
         assert!(!Rights::everything().may_subscribe(&filter("$pillion/#")));
         let open = Users::new(Vec::new(), true);
         let claim = Claim { certificate_name: None, user_name: Some("x"), is_loopback: false };

@@ -14,9 +14,10 @@
 //! - a message that matches several subscriptions is sent once, with the highest QoS of them, and
 //!   never above the QoS it was published with.
 //!
-//! Not durable (kept in memory while the process lives, and written down when the client leaves,
-//! but lost in a crash): the packet ids of QoS 2 on both sides. After a crash a QoS 2 message may
-//! come twice.
+//! Not durable: the packet ids of QoS 2 on both sides are written down when the client leaves and
+//! kept in memory until then, so after a crash a QoS 2 message may come twice. A will lives in
+//! memory: a crash forgets it, an orderly end publishes it. Retained messages that a SUBSCRIBE
+//! brought and the client has not acknowledged are sent again by this process only.
 
 mod inbound;
 mod outbound;

@@ -11,9 +11,16 @@ use crate::broker::session::Session;
 use crate::drain::Drain;
 use pillion_components::Kind;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+
+/// Silence on a socket after which the kernel asks whether the other end is there, how often, and
+/// how many answers may be missing: a vanished client is found after seven minutes.
+const PROBE_AFTER_S: libc::c_int = 300;
+const PROBE_EVERY_S: libc::c_int = 30;
+const PROBES_MAX: libc::c_int = 4;
 
 /// A socket that was accepted.
 pub(super) struct Client {
@@ -67,6 +74,7 @@ async fn open(door: &Door, client: Client) -> Option<(Wire, Peer)> {
     let Client { stream, peer, tls } = client;
     // Only a matter of latency.
     let _ = stream.set_nodelay(true);
+    probe_when_idle(&stream);
     let is_loopback = peer.ip().to_canonical().is_loopback();
     let (io, certificate_name): (Box<dyn Io>, _) = match tls {
         None => (Box::new(stream), None),
@@ -78,6 +86,26 @@ async fn open(door: &Door, client: Client) -> Option<(Wire, Peer)> {
     };
     let wire = Wire::new(io, door.limits.packet_bytes_max, door.packets.clone());
     Some((wire, Peer { is_loopback, certificate_name }))
+}
+
+/// Has the kernel find out about clients that vanished without a word and asked for no keep-alive.
+/// One that the kernel refuses is served all the same.
+fn probe_when_idle(stream: &TcpStream) {
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, PROBE_AFTER_S),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, PROBE_EVERY_S),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, PROBES_MAX),
+    ];
+    for (level, name, value) in options {
+        let value: libc::c_int = value;
+        let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+        // SAFETY: the descriptor is open while `stream` is borrowed, and the pointer and length are
+        // those of `value`, which the kernel only reads.
+        unsafe {
+            libc::setsockopt(stream.as_raw_fd(), level, name, (&raw const value).cast(), length);
+        }
+    }
 }
 
 /// `Err` is the reason for the metric.

@@ -33,6 +33,8 @@ impl Door {
     pub(super) async fn count_retained(&self) -> Result<()> {
         self.room.counted_ms.store(self.clock.now_ms(), Ordering::Relaxed);
         let count = self.pubsub.retained_count().await?.unwrap_or(0);
+        // Records of sessions have a bound of their own.
+        let count = count.saturating_sub(self.sessions().persistent() as u64);
         let left = u64::from(self.limits.retained_max).saturating_sub(count);
         self.room.left.store(left, Ordering::Relaxed);
         Ok(())

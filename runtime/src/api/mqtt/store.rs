@@ -11,7 +11,7 @@ use pillion_components::pubsub::{
     Assurance, Delivery, Message, QueueLimits, Subscribe, Subscription,
 };
 use pillion_components::topic::Filter;
-use pillion_components::{Error, Kind, Result};
+use pillion_components::{Kind, Result};
 
 /// How much longer than the door the component keeps the queue of a client that stays away. The
 /// door forgets first, so that record and queue go together; the component's is the net.
@@ -30,29 +30,33 @@ impl Door {
     /// Learns which sessions are on disk. Once; a component that cannot say is asked again.
     pub(super) async fn load(&self) -> Result<()> {
         let loaded = self.loaded.get_or_try_init(|| async {
-            self.count_retained().await?;
             let records = Filter::new(RECORDS)?;
             let most = usize::try_from(self.limits.sessions_max).unwrap_or(usize::MAX);
             let found = self.pubsub.retained(&records, most).await?;
-            let now_ms = self.clock.now_ms();
-            let mut sessions = self.sessions();
-            for delivery in found {
-                let Some(record) = Record::decode(&delivery.message.payload) else {
-                    tracing::warn!(topic = %delivery.message.topic, "no session record; left alone");
-                    continue;
-                };
-                let since_ms = record.away_ms.unwrap_or(now_ms).min(now_ms);
-                let away = Away {
-                    parked: Parked::from_ids(&record.received, &record.released),
-                    expires_ms: self.expires_ms(since_ms, record.expiry_s),
-                    will: None,
-                };
-                sessions.restore(record.client.into(), away);
-            }
-            self.count_sessions(&sessions);
-            Ok::<(), Error>(())
+            self.remember(found);
+            self.count_retained().await
         });
-        loaded.await.map(|()| ())
+        loaded.await?;
+        Ok(())
+    }
+
+    fn remember(&self, records: Vec<Delivery>) {
+        let now_ms = self.clock.now_ms();
+        let mut sessions = self.sessions();
+        for delivery in records {
+            let Some(record) = Record::decode(&delivery.message.payload) else {
+                tracing::warn!(topic = %delivery.message.topic, "no session record; left alone");
+                continue;
+            };
+            let since_ms = record.away_ms.unwrap_or(now_ms).min(now_ms);
+            let away = Away {
+                parked: Parked::from_ids(&record.received, &record.released),
+                expires_ms: self.expires_ms(since_ms, record.expiry_s),
+                will: None,
+            };
+            sessions.restore(record.client.into(), away);
+        }
+        self.count_sessions(&sessions);
     }
 
     /// When a session ends whose client left at `since_ms`.
@@ -83,7 +87,11 @@ impl Door {
         }
         if restored.is_present {
             self.refresh(accepted, &restored).await?;
-        } else if accepted.is_persistent() {
+            return Ok(restored);
+        }
+        // A queue without a record, of a crash between the two, is nobody's.
+        self.forget_queue(client).await?;
+        if accepted.is_persistent() {
             let record = Record::new(client, accepted.expiry_s, &restored.subscriptions);
             self.pubsub.publish(record.to_message(Assurance::AtLeastOnce)).await?;
         }
@@ -114,12 +122,16 @@ impl Door {
         Ok(found.first().and_then(|delivery| Record::decode(&delivery.message.payload)))
     }
 
+    async fn forget_queue(&self, client: &str) -> Result<()> {
+        match self.pubsub.unsubscribe(&consumer_of(client)).await {
+            Err(error) if error.kind() != Kind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Forgets the queue and the record of a session.
     pub(super) async fn forget(&self, client: &str) -> Result<()> {
-        match self.pubsub.unsubscribe(&consumer_of(client)).await {
-            Err(error) if error.kind() != Kind::NotFound => return Err(error),
-            _ => {}
-        }
+        self.forget_queue(client).await?;
         self.pubsub.publish(forget(client)).await
     }
 

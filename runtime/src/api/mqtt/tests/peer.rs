@@ -55,7 +55,16 @@ impl Serving<Arc<dyn PubSub>> {
             storage: Arc::new(|| Err(Error::new(Kind::Unavailable, "not needed"))),
         };
         let opened = pubsub::in_memory::open(&Options::default(), &context).expect("opened");
-        Self::start(opened.clone(), opened, MqttLimits::default(), users, tls).await
+        Self::over(opened, users, tls).await
+    }
+
+    /// Before a component that an earlier door left.
+    pub(super) async fn over(
+        component: Arc<dyn PubSub>,
+        users: Vec<MqttUserPlan>,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
+        Self::start(component.clone(), component, MqttLimits::default(), users, tls).await
     }
 }
 
