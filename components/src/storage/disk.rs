@@ -4,6 +4,7 @@ use crate::error::{Error, Kind, Result};
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,11 @@ pub(super) trait DiskFile: Debug + Send + Sync {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Returns once everything written before is on the medium, the length too.
     fn sync(&self) -> io::Result<()>;
+    /// Lets the kernel forget what it holds of this file, and not read ahead. It marks what it
+    /// holds as dirty in pieces as large as they were read or written; a page written into a large
+    /// piece writes all of it (measured on ext4: 16 KiB for each 4 KiB batch after the zeros had
+    /// been written 16 KiB at a time).
+    fn forget_pages(&self) {}
 }
 
 /// The data directory.
@@ -44,6 +50,13 @@ impl DiskFile for File {
     }
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+    fn forget_pages(&self) {
+        for advice in [libc::POSIX_FADV_RANDOM, libc::POSIX_FADV_DONTNEED] {
+            // SAFETY: the descriptor is open as long as `self` is; the call touches no memory.
+            // It is advice: without it everything works, and more is written.
+            let _ = unsafe { libc::posix_fadvise(self.as_raw_fd(), 0, 0, advice) };
+        }
     }
 }
 

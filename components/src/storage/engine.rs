@@ -522,7 +522,8 @@ impl Engine {
                     self.end_queues(stream.0, now_ms, &mut out.queue.bytes)?;
                 }
             }
-            Operation::SetConsumer { stream, consumer } => {
+            Operation::SetConsumer { stream, mut consumer } => {
+                consumer.seen_ms = consumer.seen_ms.max(now_ms);
                 let state = self.stream_mut(stream.0)?;
                 let last = state.positions.next - 1;
                 let before = state.followers.by_name.get(&consumer.name).cloned();

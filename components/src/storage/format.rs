@@ -432,3 +432,73 @@ impl Meta {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of version 1: a change of them needs a new version and a way to read these.
+    #[test]
+    fn version_1_is_what_it_was() {
+        let mut state = Vec::new();
+        let head = StateHead {
+            etag: 300,
+            expires_ms: Some(5),
+            content_type: Some("t/x"),
+            hlc: 1,
+            origin: 0,
+            tombstone: false,
+            change: 2,
+        };
+        encode_state(&head, b"value", &mut state);
+        let mut batch = vec![0; HEADER];
+        Logged::Put { table: 7, key: Raw(b"key"), record: Raw(&state) }.encode(&mut batch);
+        Logged::MoveConsumer {
+            stream: 1,
+            name: "c",
+            cursor: 9,
+            acknowledged: vec![11],
+            seen_ms: 4,
+        }
+        .encode(&mut batch);
+        BatchHead::seal(0x0102_0304_0506_0708, 42, 1000, &mut batch);
+        let hex: String = batch[..90].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN);
+        assert_eq!(batch.len(), PAGE);
+        let (read, crc) = BatchHead::parse(&batch).expect("a header");
+        assert!(is_whole(&batch, &read, crc));
+        let records = &batch[HEADER..HEADER + read.len as usize];
+        let mut seen = 0;
+        for_each(records, |logged, end| {
+            seen += 1;
+            if let Logged::Put { record, .. } = logged {
+                assert!(records[..end].ends_with(record.0));
+                let (again, value) = decode_state(record.0)?;
+                assert_eq!((again, value), (head.clone(), &b"value"[..]));
+            }
+            Ok(())
+        })
+        .expect("it reads");
+        assert_eq!(seen, 2);
+    }
+
+    const GOLDEN: &str = concat!(
+        "504c4731103a8b2308070605040302012a00000000000000e80300000000000022000000",
+        "0007036b65791301ac0201050103742f780100000276616c7565",
+        "0401016309010b04",
+        "0000000000000000000000000000000000000000",
+    );
+
+    #[test]
+    fn bad_bytes_are_errors() {
+        for bytes in [&[][..], &[2, 0], &[1], &[1, 0xff, 0xff], &[1, 1, 1, 1, 0xff]] {
+            assert!(decode_state(bytes).is_err(), "{bytes:?}");
+            assert!(decode_record(bytes).is_err());
+            assert!(decode_consumer(bytes).is_err());
+            assert!(Meta::decode(bytes).is_err());
+        }
+        assert!(for_each(&[0xee, 1], |_, _| Ok(())).is_err());
+        assert!(BatchHead::parse(&[0; 40]).is_none());
+        assert!(BatchHead::parse(b"PLG1").is_none());
+    }
+}

@@ -28,6 +28,9 @@ const LOG_PART: u64 = 4;
 /// How names of damaged files begin that were kept.
 const DAMAGED: &str = "damaged-";
 
+/// Says that the tree was not there, until somebody has read it.
+const MISSING: &str = "damaged-tree-is-missing";
+
 impl Storage {
     pub(super) fn open_directory(options: StorageOptions) -> Result<Self> {
         let directory = Directory::open(&options.dir)?;
@@ -46,13 +49,16 @@ impl Storage {
             options.cache_bytes as usize,
             crate::env::random_u64() | 1,
         )?;
-        let Opened { tree, mut meta, damaged } = opened;
-        if damaged.is_some()
-            && let Some(store) = segments::store_of(disk.as_ref(), count)
-        {
-            // The log goes on where it is; its batches carry the number.
+        let Opened { tree, mut meta, damaged, is_new } = opened;
+        let orphaned = if is_new { segments::store_of(disk.as_ref(), count) } else { None };
+        if let Some(store) = orphaned {
+            // The log goes on without its tree; its batches carry the number.
             meta.store = store;
             tree.put_meta(&meta)?;
+            if damaged.is_none() {
+                tracing::error!("there is a log but no tree: what was in it is lost");
+                disk.open(MISSING)?;
+            }
         }
         let files = Segments::open(disk.as_ref(), meta.store, segment_bytes as u32, count)?;
         let told = Arc::new(Notify::new());
@@ -67,7 +73,7 @@ impl Storage {
         let mut engine = Engine::over(options.clock.clone(), quota_bytes, below.clone(), &meta)?;
         let recovered = log
             .segments
-            .recover(in_tree, damaged.is_none(), |read| engine.replay(read, &mut meta))?;
+            .recover(in_tree, orphaned.is_none(), |read| engine.replay(read, &mut meta))?;
         engine.replayed(&meta);
         options.clock.not_before(meta.clock_ms);
         for index in &recovered.damaged {

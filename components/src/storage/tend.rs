@@ -23,7 +23,7 @@ const PRESSED: Duration = Duration::from_secs(1);
 
 /// The index may grow to this many times the size at which a checkpoint starts; then new data
 /// waits for the checkpoint.
-const INDEX_GROWTH_MAX: u64 = 4;
+const INDEX_GROWTH_MAX: u64 = 2;
 
 /// Where checkpoints stand.
 #[derive(Debug, Default)]

@@ -1,11 +1,14 @@
 //! Storage against its laws: one suite, run over memory and over a disk.
 
+#![expect(clippy::print_stdout, reason = "tests print their seed and what they measured")]
+
 mod crash;
 mod disk;
 mod faults;
 mod laws;
 mod model;
 mod sim;
+mod speed;
 
 use super::*;
 use crate::pubsub::{Assurance, Overflow};

@@ -55,6 +55,8 @@ pub(super) struct Opened {
     pub(super) tree: Tree,
     pub(super) meta: Meta,
     pub(super) damaged: Option<String>,
+    /// There was no tree, or only a damaged one.
+    pub(super) is_new: bool,
 }
 
 impl Tree {
@@ -73,7 +75,7 @@ impl Tree {
                     let file = disk.open(NAME)?;
                     let database = RwLock::new(Some(database));
                     let tree = Tree { disk, file, cache_bytes, database, written };
-                    return Ok(Opened { tree, meta, damaged });
+                    return Ok(Opened { tree, meta, damaged, is_new: false });
                 }
                 Err(error) if error.kind() == Kind::Corrupted => {
                     let aside = free_name(&names, "damaged-tree");
@@ -101,7 +103,7 @@ impl Tree {
         let file = disk.open(NAME)?;
         let database = RwLock::new(Some(database));
         let tree = Tree { disk, file, cache_bytes, database, written };
-        Ok(Opened { tree, meta, damaged })
+        Ok(Opened { tree, meta, damaged, is_new: true })
     }
 
     /// Runs with the open database.

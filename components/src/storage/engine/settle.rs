@@ -206,6 +206,12 @@ impl Engine {
         Box::new(gone)
     }
 
+    /// Commits that are queued and not settled.
+    #[cfg(test)]
+    pub(in crate::storage) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     pub(super) fn sweep(&mut self, now_ms: u64) {
         for _ in 0..SWEEP_PER_COMMIT {
             if self.expiries.first().is_none_or(|(expires_ms, ..)| *expires_ms > now_ms) {

@@ -104,6 +104,9 @@ impl Segments {
     ) -> io::Result<Self> {
         let files: Vec<_> =
             (0..count).map(|index| disk.open(&name(index))).collect::<io::Result<_>>()?;
+        for file in &files {
+            file.forget_pages();
+        }
         Ok(Self { store, segment_bytes, spans: Mutex::new(vec![Span::default(); count]), files })
     }
 

@@ -6,7 +6,7 @@ use super::{
     encode_moves, full,
 };
 use crate::env::Clock;
-use crate::storage::format::{BatchHead, HEADER, padded};
+use crate::storage::format::{BatchHead, HEADER, PAGE, padded};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
@@ -69,7 +69,7 @@ struct Writer {
 
 /// What to do next.
 enum Step {
-    Write { commits: Vec<u64>, class: Class },
+    Write { commits: Vec<u64> },
     Fail { commits: Vec<u64> },
     Fill,
     Stop,
@@ -79,7 +79,7 @@ impl Writer {
     fn run(mut self) {
         loop {
             match self.next_step() {
-                Step::Write { commits, class } => self.write(commits, class),
+                Step::Write { commits } => self.write(commits),
                 Step::Fail { commits } => {
                     self.log.report(Done::Failed { commits, error: full(), broken: false });
                 }
@@ -183,7 +183,7 @@ impl Writer {
         queue.moves.clear();
         queue.moves_since = None;
         tidy(queue);
-        Some(Step::Write { commits, class })
+        Some(Step::Write { commits })
     }
 
     /// Nothing makes room for what waits: whoever needs it is told. Conditions of later commits
@@ -235,7 +235,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, commits: Vec<u64>, class: Class) {
+    fn write(&mut self, commits: Vec<u64>) {
         let mut written = match &self.broken {
             Some(_) => Err(std::io::Error::other("it failed before")),
             None => self.write_batch(),
@@ -258,7 +258,6 @@ impl Writer {
             }
             Err(error) => {
                 self.retire();
-                let _ = class;
                 let text = self.broken.get_or_insert_with(|| error.to_string()).clone();
                 let error = broken(&std::io::Error::other(text));
                 self.log.report(Done::Failed { commits, error, broken: true });
@@ -277,6 +276,7 @@ impl Writer {
         self.batch.clear();
         self.batch.resize(HEADER, 0);
         if fresh {
+            self.log.segments.file(index)?.forget_pages();
             let queue = self.log.queue();
             self.batch.extend_from_slice(&queue.preamble);
         }
@@ -345,7 +345,8 @@ impl Writer {
     }
 
     fn fill_step(&mut self, index: usize) -> Written {
-        const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+        // Page by page: see `DiskFile::forget_pages`.
+        const ZEROS: [u8; PAGE] = [0; PAGE];
         let segment_bytes = self.log.segments.segment_bytes as usize;
         let file = self.log.segments.file(index)?;
         let Some(filled) = self.filled.get_mut(index) else { return Ok(()) };
@@ -362,10 +363,9 @@ impl Writer {
     fn fill_some(&mut self) {
         let segment_bytes = self.log.segments.segment_bytes as usize;
         let active = self.active.unwrap_or(0);
-        let order = std::iter::once(active).chain(0..self.filled.len());
+        let mut order = std::iter::once(active).chain(0..self.filled.len());
         let next = order
-            .filter(|index| self.filled.get(*index).is_some_and(|filled| *filled < segment_bytes))
-            .next();
+            .find(|index| self.filled.get(*index).is_some_and(|filled| *filled < segment_bytes));
         let Some(index) = next else {
             self.fill_at = None;
             return;

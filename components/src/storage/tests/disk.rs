@@ -299,3 +299,20 @@ async fn a_damaged_tree_is_moved_aside_and_the_log_is_served() {
     assert!(storage.status().unhealthy.expect("it says so").contains("damaged-tree"));
     assert!(put(&storage, other, "m", b"v").await.expect("put") > etag + 1);
 }
+
+#[tokio::test]
+async fn a_log_without_its_tree_is_served_and_said() {
+    let disk = SimDisk::default();
+    let storage = open(&disk);
+    let table = storage.table("t").expect("t");
+    let etag = put(&storage, table, "k", b"v").await.expect("put");
+    drop(storage);
+    disk.remove("tree.redb").expect("removed");
+    for _ in 0..2 {
+        let storage = open(&disk);
+        let table = storage.table("t").expect("t");
+        assert!(storage.get(table, b"k").expect("get").is_some());
+        assert!(storage.status().unhealthy.expect("it says so").contains("missing"));
+        assert!(put(&storage, table, "l", b"v").await.expect("put") > etag);
+    }
+}
