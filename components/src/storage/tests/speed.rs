@@ -179,15 +179,16 @@ async fn measure() {
     println!("get of a random key          {:8.0} ns", started.elapsed().as_secs_f64() * 1e9 / 1e5);
     let started = Instant::now();
     for number in 0..100_000_u64 {
-        let mut batch = Batch::new();
         let key = format!("app||key-{:08}", number % 100);
-        batch.put(
-            bench.table,
-            key.as_bytes(),
-            Put { value: &VALUE, ..Put::default() },
-            Expect::Any,
-        );
-        bench.storage.commit(batch, Durability::Eventual).expect("queued").await.expect("at once");
+        loop {
+            let mut batch = Batch::new();
+            let put = Put { value: &VALUE, ..Put::default() };
+            batch.put(bench.table, key.as_bytes(), put, Expect::Any);
+            match bench.storage.commit(batch, Durability::Eventual) {
+                Ok(commit) => break drop(commit.await.expect("at once")),
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
+            }
+        }
         if number % 64 == 0 {
             tokio::task::yield_now().await;
         }
