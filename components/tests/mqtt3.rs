@@ -1,6 +1,8 @@
 //! `pubsub.mqtt3` against a real mosquitto: what it promises while the broker is there, stopped,
 //! killed and back again.
 
+#![allow(clippy::print_stdout, reason = "what was measured is shown")]
+
 mod mosquitto;
 
 use mosquitto::{Broker, make_certificates};

@@ -20,14 +20,17 @@
 //!   limits of the broker's own; `limits` are not ours to keep. What nobody takes fills the window
 //!   in time: `unsubscribe` it, or give it a component of its own.
 //! - Messages that a subscription does not take fast enough are not acknowledged, so the broker
-//!   stops sending at its window. QoS 0 messages beyond a named bound are dropped and counted.
+//!   stops sending at its window. Beyond a named bound a subscription that is not durable loses
+//!   its oldest, counted; a durable one loses only messages of QoS 0.
 //! - A message has no id and no time to live, and the origin of a publish is not carried.
 //! - A publish that fails with `Unavailable` may have arrived: its answer was lost. It is never
 //!   sent again on its own.
 //! - Overlapping filters may deliver a message once for each.
 
+mod acks;
 mod connection;
 mod consumer;
+mod filters;
 mod hub;
 mod settings;
 
@@ -227,7 +230,7 @@ impl Mqtt3 {
 }
 
 fn wanted(filters: &[Filter]) -> Result<Vec<Wanted>> {
-    filters.iter().map(Wanted::new).collect()
+    filters.iter().map(|filter| Wanted::parse(filter.as_str())).collect()
 }
 
 /// An open subscription.

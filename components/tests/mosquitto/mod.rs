@@ -64,7 +64,7 @@ impl Broker {
         let path = dir.path().display().to_string();
         let config = format!(
             "listener {port} 127.0.0.1\npersistence true\npersistence_location {path}/\n\
-             max_queued_messages 0\nlog_type all\nlog_dest stderr\nuser root\n{}",
+             max_queued_messages 0\nset_tcp_nodelay true\nlog_type all\nlog_dest stderr\nuser root\n{}",
             config.replace("DIR", &path)
         );
         Self { port, dir, config, running: None }

@@ -298,17 +298,18 @@ fn check_link(link: &Placed<LinkPlan>, components: &[Placed<ComponentPlan>], rep
     }
 }
 
-/// The side on which what goes up may be taken down again, or the other way round.
+/// The side on which what goes up may be taken down again, or the other way round. The prefix of
+/// either direction stands on the remote side.
 fn overlap(up: &FlowPlan, down: &FlowPlan) -> Option<&'static str> {
     // A prefix that makes no filter was reported where it was read.
-    let mapped = |flow: &FlowPlan| match &flow.map_to {
+    let on_remote = |flow: &FlowPlan| match &flow.map_to {
         Some(prefix) => Filter::new(&format!("{prefix}{}", flow.filter)).ok(),
         None => Some(flow.filter.clone()),
     };
-    if mapped(up)?.overlaps(&down.filter) {
+    if on_remote(up)?.overlaps(&on_remote(down)?) {
         return Some("remote");
     }
-    mapped(down)?.overlaps(&up.filter).then_some("local")
+    up.filter.overlaps(&down.filter).then_some("local")
 }
 
 /// Secret stores first, each after the one that keeps its own secrets; the others as they were read.

@@ -508,7 +508,7 @@ fn our_kinds_are_strict() {
                 + &o(
                     "Link",
                     "l",
-                    "  local: pubsub\n  remote: cloud\n  up: [{filter: 'a/#'}]\n  down: [{filter: x, mapTo: a/}]\n",
+                    "  local: pubsub\n  remote: cloud\n  up: [{filter: 'a/#'}]\n  down: [{filter: a/x, mapTo: b/}]\n",
                 ),
             19,
             "overlap on the local side",

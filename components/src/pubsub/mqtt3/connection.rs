@@ -37,6 +37,8 @@ const RECONNECT_MIN: Duration = Duration::from_millis(250);
 /// A connection that lasted this long was a good one: the next wait is the shortest again. Without
 /// this a broker that accepts and then cuts us off would be called four times a second.
 const STABLE: Duration = Duration::from_secs(10);
+/// A filter that nobody subscribes to.
+const NO_FILTER: &str = "$pillion/none";
 /// Time for saying goodbye.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -106,9 +108,12 @@ async fn connection(hub: &Hub, options: &MqttOptions, closing: &mut watch::Recei
                 Ok(event) => handle(hub, event),
                 Err(error) => return End::Broken(describe(&error)),
             },
-            reason = hub.reset_wanted() => return End::Broken(reason.into()),
+            reason = hub.reset_wanted() => {
+                say_goodbye(hub, &client, &mut events).await;
+                return End::Broken(reason.into());
+            }
             () = closed(closing) => {
-                say_goodbye(&client, &mut events).await;
+                say_goodbye(hub, &client, &mut events).await;
                 return End::Closed;
             }
         }
@@ -128,14 +133,30 @@ fn handle(hub: &Hub, event: Event) {
     }
 }
 
-/// Sends the acknowledgements that wait, then DISCONNECT, so that the broker neither repeats what
-/// is done with nor takes us for lost.
-async fn say_goodbye(client: &AsyncClient, events: &mut EventLoop) {
-    if client.try_disconnect_with_timeout(DISCONNECT_TIMEOUT).is_ok() {
-        let until_end = async { while events.poll().await.is_ok() {} };
-        // Whether it was heard makes no difference any more.
-        let _ = timeout(DISCONNECT_TIMEOUT, until_end).await;
-    }
+/// Sends what waits, hears that the broker has read it, then DISCONNECT: so that the broker
+/// neither repeats what is done with nor takes us for lost.
+async fn say_goodbye(hub: &Hub, client: &AsyncClient, events: &mut EventLoop) {
+    let goodbye = async {
+        while has_requests(events) {
+            handle(hub, events.poll().await?);
+        }
+        // A broker answers in order. Without this, closing a socket on which more has come than was
+        // read could take our last words from it.
+        if client.try_unsubscribe(NO_FILTER).is_ok() {
+            while !matches!(events.poll().await?, Event::Incoming(Packet::UnsubAck(_))) {}
+        }
+        if client.try_disconnect_now().is_ok() {
+            while events.poll().await.is_ok() {}
+        }
+        Ok::<(), ConnectionError>(())
+    };
+    // Whether it was heard makes no difference any more.
+    let _ = timeout(DISCONNECT_TIMEOUT, goodbye).await;
+}
+
+fn has_requests(events: &EventLoop) -> bool {
+    let queues = events.diagnostics().queues;
+    queues.control_requests_rx_len + queues.requests_rx_len + queues.pending_len > 0
 }
 
 fn describe(error: &ConnectionError) -> String {

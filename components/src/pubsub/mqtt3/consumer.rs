@@ -24,10 +24,9 @@ pub(super) struct Wanted {
 
 impl Wanted {
     /// Understands `$share/{group}/{filter}`.
-    pub(super) fn new(filter: &Filter) -> Result<Self> {
-        let text = filter.as_str();
+    pub(super) fn parse(text: &str) -> Result<Self> {
         let inner = match text.strip_prefix("$share/") {
-            None => filter.clone(),
+            None => Filter::new(text)?,
             Some(shared) => match shared.split_once('/') {
                 Some((group, rest)) if !group.is_empty() && !group.contains(['+', '#']) => {
                     Filter::new(rest)?
@@ -41,6 +40,10 @@ impl Wanted {
             },
         };
         Ok(Self { text: text.into(), filter: inner })
+    }
+
+    pub(super) fn matches(&self, topic: &str) -> bool {
+        self.filter.matches(topic)
     }
 }
 
@@ -60,6 +63,18 @@ impl Item {
     }
 }
 
+/// What [`Consumer::put`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    Queued,
+    /// Queued in the place of this one, the oldest.
+    Instead(u64),
+    /// There was no place.
+    Dropped,
+    /// There was no place, and the broker keeps it.
+    Shed,
+}
+
 /// What [`Consumer::take`] finds.
 pub(super) enum Taken {
     Message(Delivery),
@@ -72,8 +87,10 @@ pub(super) struct Consumer {
     /// Tells the open subscription from earlier ones of this name.
     pub(super) generation: u64,
     pub(super) wanted: Vec<Wanted>,
-    /// Kept when its subscription is dropped.
+    /// Nothing of its queue may be lost.
     pub(super) durable: bool,
+    /// Kept when its subscription is dropped.
+    pub(super) stays: bool,
     /// Something did not fit: what comes now stays at the broker, or it would overtake.
     pub(super) shed: bool,
     /// Tells the subscription that there may be a message, or that it is closed.
@@ -86,11 +103,13 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn new(generation: u64, subscribe: &Subscribe, wanted: Vec<Wanted>) -> Self {
+    /// Without filters yet, see [`set_wanted`](Self::set_wanted).
+    pub(super) fn new(generation: u64, subscribe: &Subscribe) -> Self {
         Self {
             generation,
-            wanted,
-            durable: stays(subscribe),
+            wanted: Vec::new(),
+            durable: subscribe.durable,
+            stays: stays(subscribe),
             shed: false,
             wake: Arc::default(),
             connected: true,
@@ -102,19 +121,30 @@ impl Consumer {
     }
 
     /// A new subscription under the name goes on where the last one stopped, which ends.
-    pub(super) fn take_over(
-        &mut self,
-        generation: u64,
-        subscribe: &Subscribe,
-        wanted: Vec<Wanted>,
-    ) {
+    pub(super) fn take_over(&mut self, generation: u64, subscribe: &Subscribe) {
         self.wake.notify_one();
         self.park();
         self.generation = generation;
-        self.wanted = wanted;
-        self.durable = stays(subscribe);
+        self.durable = subscribe.durable;
+        self.stays = stays(subscribe);
         self.wake = Arc::default();
         self.connected = true;
+    }
+
+    /// Replaces the filters. What waits for the old ones only is dropped, and given back.
+    pub(super) fn set_wanted(&mut self, wanted: Vec<Wanted>) -> Vec<u64> {
+        self.wanted = wanted;
+        let (wanted, bytes) = (&self.wanted, &mut self.bytes);
+        let mut tokens = Vec::new();
+        self.ready.retain(|token, item| {
+            let keep = wanted.iter().any(|wanted| wanted.matches(&item.message.topic));
+            if !keep {
+                *bytes = bytes.saturating_sub(item.bytes());
+                tokens.push(*token);
+            }
+            keep
+        });
+        tokens
     }
 
     /// What was taken and not acknowledged waits again.
@@ -126,8 +156,9 @@ impl Consumer {
         }
     }
 
-    pub(super) fn wants(&self, topic: &str) -> bool {
-        self.wanted.iter().any(|wanted| wanted.filter.matches(topic))
+    /// Whether a filter that `stands` matches.
+    pub(super) fn wants(&self, topic: &str, stands: impl Fn(&str) -> bool) -> bool {
+        self.wanted.iter().any(|wanted| wanted.matches(topic) && stands(&wanted.text))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -138,26 +169,30 @@ impl Consumer {
         self.in_flight.keys().chain(self.ready.keys()).copied()
     }
 
-    /// Queues a message. `false` when it does not fit: with `comes_again` the broker keeps it,
-    /// otherwise it is dropped, and counted.
-    pub(super) fn put(&mut self, token: u64, item: &Item, comes_again: bool) -> bool {
+    /// Queues a message. Where there is no place, a durable queue leaves it to the broker, if that
+    /// keeps it (`comes_again`); any other gives up its oldest, and counts it.
+    pub(super) fn put(&mut self, token: u64, item: &Item, comes_again: bool) -> Put {
+        let sheds = self.durable && comes_again;
         let full = self.ready.len() + self.in_flight.len() >= QUEUE_MAX
             || (self.bytes + item.bytes() > QUEUE_BYTES_MAX && !self.is_empty());
-        if full || (self.shed && comes_again) {
-            if comes_again {
-                self.shed = true;
-            } else {
-                if self.dropped == 0 {
-                    tracing::warn!(topic = %item.message.topic, "queue full: message dropped");
-                }
-                self.dropped += 1;
+        if sheds && (full || self.shed) {
+            self.shed = true;
+            return Put::Shed;
+        }
+        let mut put = Put::Queued;
+        if full {
+            if self.dropped == 0 {
+                tracing::warn!(topic = %item.message.topic, "queue full: oldest message dropped");
             }
-            return false;
+            self.dropped += 1;
+            let Some((oldest, dropped)) = self.ready.pop_first() else { return Put::Dropped };
+            self.bytes = self.bytes.saturating_sub(dropped.bytes());
+            put = Put::Instead(oldest);
         }
         self.bytes += item.bytes();
         self.ready.insert(token, item.clone());
         self.wake.notify_one();
-        true
+        put
     }
 
     pub(super) fn take(&mut self) -> Taken {

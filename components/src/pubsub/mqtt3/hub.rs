@@ -2,32 +2,30 @@
 //! messages that have arrived, and the acknowledgements owed for them.
 //!
 //! - A message goes to every subscription that wants it; the broker gets its PUBACK when the last
-//!   of them has acknowledged. PUBACKs leave in the order in which messages came, as the standard
-//!   asks, except for those that were handed back or that nobody has taken yet: they must not hold
-//!   up the others.
-//! - Queues are bounded. What does not fit is left unacknowledged, together with all that follows
-//!   it; once the queue is empty the connection is made anew, and the broker sends everything
-//!   again, in order. Brokers with a window of their own (nearly all) never get us there.
+//!   of them has acknowledged.
+//! - Queues are bounded. What does not fit a durable one is left unacknowledged, together with all
+//!   that follows it; once the queue is empty the connection is made anew, and the broker sends
+//!   everything again, in order. Brokers with a window of their own (nearly all) never get us
+//!   there.
 //! - With the connection the acknowledgements owed die. If the broker kept the session it sends
 //!   again what was not acknowledged, so what waits here is dropped in its favour; if it did not,
 //!   what waits here is all there is, and stays.
 
-use super::consumer::{Consumer, Item, Taken, Wanted};
+use super::acks::Acks;
+use super::consumer::{Consumer, Item, Put, Taken, Wanted};
+use super::filters::{Filters, Standing};
 use super::settings::Settings;
 use crate::env::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::pubsub::{Assurance, Message, QueueStatus, Subscribe};
 use bytes::Bytes;
 use rumqttc::{
-    AsyncClient, ManualAck, Publish, PublishNotice, PublishOptions, QoS, SubscribeFilterInput,
-    SubscribeReasonCode,
+    AsyncClient, ManualAck, Publish, PublishNotice, PublishOptions, QoS, SubscribeReasonCode,
 };
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
-/// Filters in one SUBSCRIBE or UNSUBSCRIBE; some cloud brokers take no more than eight.
-const FILTERS_PER_PACKET: usize = 8;
 /// Durable messages kept for a subscription that has not been opened yet. A broker sends its
 /// backlog at once after CONNACK, before an app has come up and subscribed.
 const UNCLAIMED_MAX: usize = 1024;
@@ -50,7 +48,6 @@ pub(super) struct Hub {
     /// `host:port`, for messages.
     address: String,
     qos: QoS,
-    clean_session: bool,
     clock: Clock,
     inner: Mutex<Inner>,
     phase: watch::Sender<Phase>,
@@ -60,48 +57,19 @@ pub(super) struct Hub {
 
 #[derive(Default)]
 struct Inner {
+    /// The broker forgets with the connection: nothing waits for anybody.
+    clean_session: bool,
     client: Option<AsyncClient>,
     /// The connection is about to be made anew: what comes on it now comes again.
     resetting: Option<&'static str>,
     consumers: BTreeMap<Arc<str>, Consumer>,
     generations: u64,
     arrivals: u64,
-    owed: BTreeMap<u64, Owed>,
-    order: VecDeque<u64>,
+    acks: Acks,
     unclaimed: BTreeMap<u64, Item>,
     unclaimed_bytes: u64,
     unclaimed_shed: bool,
     filters: Filters,
-}
-
-/// An acknowledgement that the broker waits for.
-struct Owed {
-    ack: ManualAck,
-    /// Subscriptions that have not acknowledged yet.
-    holders: usize,
-    /// Does not hold up those behind it.
-    aside: bool,
-}
-
-/// What the broker knows of our filters.
-#[derive(Default)]
-struct Filters {
-    known: BTreeMap<Arc<str>, Standing>,
-    /// Packets handed to the client that have no id yet, oldest first.
-    subscribing: VecDeque<Vec<Arc<str>>>,
-    unsubscribing: VecDeque<Vec<Arc<str>>>,
-    /// Packets sent, by id, that have no answer yet.
-    subscribe_sent: BTreeMap<u16, Vec<Arc<str>>>,
-    unsubscribe_sent: BTreeMap<u16, Vec<Arc<str>>>,
-}
-
-/// How far a filter has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Asked,
-    Granted,
-    Refused,
-    Leaving,
 }
 
 /// What a waiting `subscribe` finds.
@@ -116,9 +84,8 @@ impl Hub {
         Self {
             address: format!("{}:{}", settings.host, settings.port),
             qos: settings.qos,
-            clean_session: settings.clean_session,
             clock,
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner { clean_session: settings.clean_session, ..Inner::default() }),
             phase: watch::Sender::new(Phase::Starting),
             up: watch::Sender::new(false),
             reset: Notify::new(),
@@ -166,8 +133,7 @@ impl Hub {
     pub(super) fn disconnected(&self, reason: &str) {
         let mut inner = self.lock();
         inner.client = None;
-        inner.owed.clear();
-        inner.order.clear();
+        inner.acks.clear();
         drop(inner);
         let known = matches!(&*self.phase.borrow(), Phase::Down(known) if **known == *reason);
         if known {
@@ -210,40 +176,30 @@ impl Hub {
         inner.arrivals += 1;
         let token = inner.arrivals;
         let ack = inner.client.as_ref().and_then(|client| client.prepare_ack(publish));
-        let spread = inner.spread(token, &item, self.clean_session);
+        let spread = inner.spread(token, &item);
         let Some(ack) = ack else { return };
         match spread {
-            Spread::Taken(holders) => inner.owe(token, ack, holders, false),
+            Spread::Taken(holders) => {
+                let Inner { acks, client, .. } = &mut *inner;
+                acks.owe(token, ack, holders, false, client.as_ref());
+            }
             Spread::Lost => {}
-            Spread::Unwanted if self.clean_session => inner.send_ack(ack),
             Spread::Unwanted => inner.keep_unclaimed(token, item, ack),
         }
     }
 
     pub(super) fn subscribe_sent(&self, id: u16) {
-        let mut inner = self.lock();
-        if let Some(filters) = inner.filters.subscribing.pop_front() {
-            inner.filters.subscribe_sent.insert(id, filters);
-        }
+        self.lock().filters.subscribe_sent(id);
     }
 
     pub(super) fn unsubscribe_sent(&self, id: u16) {
-        let mut inner = self.lock();
-        if let Some(filters) = inner.filters.unsubscribing.pop_front() {
-            inner.filters.unsubscribe_sent.insert(id, filters);
-        }
+        self.lock().filters.unsubscribe_sent(id);
     }
 
     pub(super) fn subscribed(&self, id: u16, codes: &[SubscribeReasonCode]) {
         let mut inner = self.lock();
-        let filters = inner.filters.subscribe_sent.remove(&id).unwrap_or_default();
-        for (filter, code) in filters.into_iter().zip(codes) {
-            let granted = matches!(code, SubscribeReasonCode::Success(_));
-            if !granted {
-                tracing::warn!(broker = %self.address, %filter, "the mqtt broker refuses a filter");
-            }
-            let standing = if granted { Standing::Granted } else { Standing::Refused };
-            inner.filters.known.insert(filter, standing);
+        for filter in inner.filters.subscribed(id, codes) {
+            tracing::warn!(broker = %self.address, %filter, "the mqtt broker refuses a filter");
         }
         inner.settle_filters(self.qos);
         drop(inner);
@@ -252,9 +208,7 @@ impl Hub {
 
     pub(super) fn unsubscribed(&self, id: u16) {
         let mut inner = self.lock();
-        for filter in inner.filters.unsubscribe_sent.remove(&id).unwrap_or_default() {
-            inner.filters.known.remove(&filter);
-        }
+        inner.filters.unsubscribed(id);
         inner.settle_filters(self.qos);
     }
 
@@ -267,14 +221,19 @@ impl Hub {
         let generation = inner.generations;
         let name: Arc<str> = subscribe.consumer.as_str().into();
         let consumer = match inner.consumers.remove(&name) {
-            Some(mut known) => {
-                known.take_over(generation, subscribe, wanted);
+            Some(mut known) if known.durable => {
+                known.take_over(generation, subscribe);
                 known
             }
-            None => Consumer::new(generation, subscribe, wanted),
+            Some(known) => {
+                inner.drop_consumer(&known);
+                Consumer::new(generation, subscribe)
+            }
+            None => Consumer::new(generation, subscribe),
         };
         let wake = consumer.wake.clone();
         inner.consumers.insert(name.clone(), consumer);
+        inner.set_wanted(&name, wanted);
         inner.claim(&name, &self.reset);
         inner.settle_filters(self.qos);
         (generation, wake)
@@ -289,7 +248,7 @@ impl Hub {
         };
         let mut answer = Answer::Granted;
         for wanted in &consumer.wanted {
-            match inner.filters.known.get(&wanted.text) {
+            match inner.filters.standing(&wanted.text) {
                 Some(Standing::Granted) => {}
                 Some(Standing::Refused) => return Answer::Refused(wanted.text.clone()),
                 Some(Standing::Asked | Standing::Leaving) | None => answer = Answer::Pending,
@@ -321,19 +280,15 @@ impl Hub {
         let mut inner = self.lock();
         let Some(consumer) = inner.consumers.get_mut(name) else { return };
         if consumer.generation == generation && consumer.nack(token) {
-            if let Some(owed) = inner.owed.get_mut(&token) {
-                owed.aside = true;
-            }
-            inner.send_acks();
+            let Inner { acks, client, .. } = &mut *inner;
+            acks.set_aside([token].into_iter(), client.as_ref());
         }
     }
 
     pub(super) fn set_wanted(&self, name: &str, generation: u64, wanted: Vec<Wanted>) {
         let mut inner = self.lock();
-        if let Some(consumer) = inner.consumers.get_mut(name)
-            && consumer.generation == generation
-        {
-            consumer.wanted = wanted;
+        if inner.consumers.get(name).is_some_and(|c| c.generation == generation) {
+            inner.set_wanted(name, wanted);
             inner.settle_filters(self.qos);
         }
     }
@@ -345,16 +300,12 @@ impl Hub {
         if consumer.generation != generation {
             return;
         }
-        if consumer.durable {
+        if consumer.stays {
             consumer.park();
             // What it holds must not hold up the others.
-            let held: Vec<u64> = consumer.tokens().collect();
-            for token in held {
-                if let Some(owed) = inner.owed.get_mut(&token) {
-                    owed.aside = true;
-                }
-            }
-            inner.send_acks();
+            let Inner { consumers, acks, client, .. } = &mut *inner;
+            let held = consumers.get(name).into_iter().flat_map(Consumer::tokens);
+            acks.set_aside(held, client.as_ref());
         } else {
             inner.forget(name, self.qos);
         }
@@ -408,69 +359,42 @@ enum Spread {
 }
 
 impl Inner {
-    fn spread(&mut self, token: u64, item: &Item, clean_session: bool) -> Spread {
+    fn spread(&mut self, token: u64, item: &Item) -> Spread {
+        let comes_again = item.kept && !self.clean_session;
         let (mut holders, mut lost, mut wanted) = (0, false, false);
+        let mut dropped = Vec::new();
+        let filters = &self.filters;
         for consumer in self.consumers.values_mut() {
-            if !consumer.wants(&item.message.topic) {
+            let wants = consumer.wants(&item.message.topic, |filter| {
+                filters.standing(filter) != Some(Standing::Leaving)
+            });
+            if !wants {
                 continue;
             }
             wanted = true;
-            if consumer.put(token, item, item.kept && !clean_session) {
-                holders += 1;
-            } else {
-                lost = true;
+            match consumer.put(token, item, comes_again) {
+                Put::Queued => holders += 1,
+                Put::Instead(oldest) => {
+                    holders += 1;
+                    dropped.push(oldest);
+                }
+                Put::Dropped => {}
+                Put::Shed => lost = true,
             }
         }
-        match (wanted, lost && item.kept && !clean_session) {
+        for token in dropped {
+            self.release(token);
+        }
+        match (wanted, lost) {
             (false, _) => Spread::Unwanted,
             (true, true) => Spread::Lost,
             (true, false) => Spread::Taken(holders),
         }
     }
 
-    fn owe(&mut self, token: u64, ack: ManualAck, holders: usize, aside: bool) {
-        self.owed.insert(token, Owed { ack, holders, aside });
-        if !aside {
-            self.order.push_back(token);
-        }
-        self.send_acks();
-    }
-
     /// One of the holders of a message is done with it.
     fn release(&mut self, token: u64) {
-        if let Some(owed) = self.owed.get_mut(&token) {
-            owed.holders = owed.holders.saturating_sub(1);
-            if owed.aside && owed.holders == 0 {
-                if let Some(owed) = self.owed.remove(&token) {
-                    self.send_ack(owed.ack);
-                }
-            } else {
-                self.send_acks();
-            }
-        }
-    }
-
-    /// Sends what is due, in order of arrival.
-    fn send_acks(&mut self) {
-        while let Some(token) = self.order.front() {
-            match self.owed.get(token) {
-                Some(owed) if !owed.aside && owed.holders > 0 => return,
-                Some(owed) if !owed.aside => {
-                    let ack = owed.ack.clone();
-                    self.owed.remove(token);
-                    self.send_ack(ack);
-                }
-                _ => {}
-            }
-            self.order.pop_front();
-        }
-    }
-
-    /// An acknowledgement that does not leave is owed no more: the broker sends the message again.
-    fn send_ack(&self, ack: ManualAck) {
-        if let Some(client) = &self.client {
-            let _ = client.try_manual_ack(ack);
-        }
+        self.acks.release(token, self.client.as_ref());
     }
 
     fn want_reset(&mut self, reason: &'static str, reset: &Notify) {
@@ -480,10 +404,16 @@ impl Inner {
         }
     }
 
+    /// A message that no subscription wants waits for one, unless its filter is being taken back.
     fn keep_unclaimed(&mut self, token: u64, item: Item, ack: ManualAck) {
+        let topic = &item.message.topic;
+        let left = |filter: &Arc<str>| Wanted::parse(filter).is_ok_and(|w| w.matches(topic));
+        if self.clean_session || self.filters.leaving().any(left) {
+            return self.acks.owe(token, ack, 0, true, self.client.as_ref());
+        }
         if self.unclaimed.is_empty() && !self.unclaimed_shed {
             tracing::warn!(
-                topic = %item.message.topic,
+                %topic,
                 "a message of a subscription of an earlier run waits at the mqtt broker until \
                  somebody subscribes to its topic again"
             );
@@ -497,22 +427,18 @@ impl Inner {
         }
         self.unclaimed_bytes += bytes;
         self.unclaimed.insert(token, item);
-        self.owe(token, ack, 1, true);
+        self.acks.owe(token, ack, 1, true, self.client.as_ref());
     }
 
     /// Gives a consumer what has come for it before it was there.
     fn claim(&mut self, name: &str, reset: &Notify) {
         let Some(consumer) = self.consumers.get_mut(name) else { return };
-        let claimed: Vec<u64> = self
-            .unclaimed
-            .iter()
-            .filter(|(_, item)| consumer.wants(&item.message.topic))
-            .map(|(token, _)| *token)
-            .collect();
-        for token in claimed {
-            if let Some(item) = self.unclaimed.remove(&token) {
+        for (token, item) in std::mem::take(&mut self.unclaimed) {
+            if consumer.wants(&item.message.topic, |_| true) {
                 self.unclaimed_bytes = self.unclaimed_bytes.saturating_sub(item.bytes());
                 consumer.put(token, &item, true);
+            } else {
+                self.unclaimed.insert(token, item);
             }
         }
         if self.unclaimed_shed {
@@ -520,65 +446,33 @@ impl Inner {
         }
     }
 
+    /// Replaces the filters of a consumer; what waits for the old ones only is dropped.
+    fn set_wanted(&mut self, name: &str, wanted: Vec<Wanted>) {
+        let Some(consumer) = self.consumers.get_mut(name) else { return };
+        for token in consumer.set_wanted(wanted) {
+            self.release(token);
+        }
+    }
+
     fn forget(&mut self, name: &str, qos: QoS) {
-        let Some(consumer) = self.consumers.remove(name) else { return };
+        if let Some(consumer) = self.consumers.remove(name) {
+            self.drop_consumer(&consumer);
+            self.settle_filters(qos);
+        }
+    }
+
+    /// Its subscription ends, and what it holds is done with.
+    fn drop_consumer(&mut self, consumer: &Consumer) {
         consumer.wake.notify_one();
         for token in consumer.tokens() {
             self.release(token);
         }
-        self.settle_filters(qos);
     }
 
-    /// Asks the broker for what is wanted and not known, and takes back what is known and not
-    /// wanted.
     fn settle_filters(&mut self, qos: QoS) {
         let Some(client) = &self.client else { return };
-        let wanted: BTreeSet<&Arc<str>> =
-            self.consumers.values().flat_map(|c| &c.wanted).map(|w| &w.text).collect();
-        let known = &self.filters.known;
-        let new: Vec<Arc<str>> = wanted
-            .iter()
-            .filter(|text| !known.contains_key(**text))
-            .map(|t| (*t).clone())
-            .collect();
-        let old: Vec<Arc<str>> = known
-            .iter()
-            .filter(|(text, standing)| **standing == Standing::Granted && !wanted.contains(text))
-            .map(|(text, _)| text.clone())
-            .collect();
-        self.filters
-            .known
-            .retain(|text, standing| *standing != Standing::Refused || wanted.contains(text));
-        for chunk in new.chunks(FILTERS_PER_PACKET) {
-            let inputs = chunk.iter().map(|text| SubscribeFilterInput::new(text.as_ref(), qos));
-            if client.try_subscribe_many(inputs).is_ok() {
-                self.filters.subscribing.push_back(chunk.to_vec());
-                let asked = chunk.iter().map(|text| (text.clone(), Standing::Asked));
-                self.filters.known.extend(asked);
-            }
-        }
-        for chunk in old.chunks(FILTERS_PER_PACKET) {
-            if client.try_unsubscribe_many(chunk.iter().map(|text| text.to_string())).is_ok() {
-                self.filters.unsubscribing.push_back(chunk.to_vec());
-                let leaving = chunk.iter().map(|text| (text.clone(), Standing::Leaving));
-                self.filters.known.extend(leaving);
-            }
-        }
-    }
-}
-
-impl Filters {
-    /// Forgets what was under way, and without a session everything.
-    fn reconnected(&mut self, session_present: bool) {
-        let known = std::mem::take(self).known;
-        if session_present {
-            // A filter that was leaving may be there still: as granted it is taken back again.
-            self.known = known
-                .into_iter()
-                .filter(|(_, standing)| matches!(standing, Standing::Granted | Standing::Leaving))
-                .map(|(text, _)| (text, Standing::Granted))
-                .collect();
-        }
+        let wanted = self.consumers.values().flat_map(|c| &c.wanted).map(|w| w.text.clone());
+        self.filters.settle(&wanted.collect(), client, qos);
     }
 }
 
