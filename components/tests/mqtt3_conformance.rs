@@ -38,9 +38,19 @@ async fn over_mosquitto() -> Subject {
     broker.start();
     let url = broker.url();
     let again = url.clone();
-    let reopen = move || Box::pin(open(again.clone())) as Reopened;
+    let pubsub = open(url).await;
+    let up = pubsub.connectivity().expect("it can be unreachable");
+    let reopen = move || {
+        let (again, mut up) = (again.clone(), up.clone());
+        let reopened = async move {
+            // Two with one client id throw each other out: the first must have gone.
+            up.wait_for(|up| !*up).await.expect("it says so");
+            open(again).await
+        };
+        Box::pin(reopened) as Reopened
+    };
     Subject {
-        pubsub: open(url).await,
+        pubsub,
         offers: OFFERS,
         clock: None,
         reopen: Some(Box::new(reopen)),

@@ -53,7 +53,7 @@ pub(super) async fn run(hub: Arc<Hub>, settings: Settings, mut closing: watch::R
     loop {
         let started = Instant::now();
         match connection(&hub, &options, &mut closing).await {
-            End::Closed => return,
+            End::Closed => return hub.closed(),
             End::Broken(reason) => hub.disconnected(&reason),
         }
         if started.elapsed() >= STABLE {

@@ -131,16 +131,29 @@ impl Hub {
     }
 
     pub(super) fn disconnected(&self, reason: &str) {
-        let mut inner = self.lock();
-        inner.client = None;
-        inner.acks.clear();
-        drop(inner);
+        self.drop_client();
         let known = matches!(&*self.phase.borrow(), Phase::Down(known) if **known == *reason);
         if known {
             return;
         }
         // Once per reason: a broker that stays away for days is one line.
         tracing::warn!(broker = %self.address, reason, "no connection to the mqtt broker");
+        self.down(reason);
+    }
+
+    /// The component was dropped, and the broker has heard so.
+    pub(super) fn closed(&self) {
+        self.drop_client();
+        self.down("the component is closed");
+    }
+
+    fn drop_client(&self) {
+        let mut inner = self.lock();
+        inner.client = None;
+        inner.acks.clear();
+    }
+
+    fn down(&self, reason: &str) {
         self.phase.send_replace(Phase::Down(reason.into()));
         self.up.send_if_modified(|up| std::mem::replace(up, false));
     }
