@@ -38,8 +38,6 @@ pub(crate) struct Claim<'a> {
     pub(crate) certificate_name: Option<&'a str>,
     /// From CONNECT.
     pub(crate) user_name: Option<&'a str>,
-    /// It comes over loopback.
-    pub(crate) is_loopback: bool,
 }
 
 /// What to do about a [`Claim`].
@@ -90,7 +88,7 @@ impl Users {
         }
         // Where there are no users, a name means nothing and is ignored.
         let name = claim.user_name.filter(|_| !self.by_name.is_empty());
-        let Some(name) = name else { return self.judge_anonymous(claim, client_id) };
+        let Some(name) = name else { return self.judge_anonymous(client_id) };
         match self.by_name.get(name) {
             Some(user) => match &user.hash {
                 Some(hash) => Verdict::IfPassword(hash.clone(), user.rights(name, client_id)),
@@ -107,8 +105,8 @@ impl Users {
         }
     }
 
-    fn judge_anonymous(&self, claim: &Claim<'_>, client_id: &str) -> Verdict {
-        if !self.allow_anonymous && !claim.is_loopback {
+    fn judge_anonymous(&self, client_id: &str) -> Verdict {
+        if !self.allow_anonymous {
             return Verdict::NotAuthorized;
         }
         match self.by_name.get(ANONYMOUS) {
@@ -290,7 +288,7 @@ mod tests {
     fn rights_are_per_user_and_client() {
         let plan = plan("joe", &["dev/%c/up", "u/%u/#"], &["dev/%c/#"]);
         let users = Users::new(vec![plan], false);
-        let claim = Claim { certificate_name: None, user_name: Some("joe"), is_loopback: false };
+        let claim = Claim { certificate_name: None, user_name: Some("joe") };
         let rights = |client: &str| match users.judge(&claim, client) {
             Verdict::IfPassword(_, rights) => rights,
             other => panic!("{other:?}"),
@@ -306,10 +304,10 @@ mod tests {
     }
 
     #[test]
-    fn strangers_come_in_over_loopback_only() {
-        let users = Users::new(vec![plan("joe", &[], &[])], false);
-        let judge = |user_name, is_loopback| {
-            users.judge(&Claim { certificate_name: None, user_name, is_loopback }, "c")
+    fn strangers_come_in_only_where_they_may() {
+        let judge = |user_name, allow_anonymous| {
+            let users = Users::new(vec![plan("joe", &[], &[])], allow_anonymous);
+            users.judge(&Claim { certificate_name: None, user_name }, "c")
         };
         assert!(matches!(judge(None, true), Verdict::Known(_)));
         assert!(matches!(judge(None, false), Verdict::NotAuthorized));
@@ -319,7 +317,7 @@ mod tests {
         }
         assert!(!Rights::everything().may_subscribe(&filter("$pillion/#")));
         let open = Users::new(Vec::new(), true);
-        let claim = Claim { certificate_name: None, user_name: Some("x"), is_loopback: false };
+        let claim = Claim { certificate_name: None, user_name: Some("x") };
         assert!(matches!(open.judge(&claim, "c"), Verdict::Known(_)));
         let claim = Claim { certificate_name: Some("cn"), ..claim };
         assert!(matches!(open.judge(&claim, "c"), Verdict::NotAuthorized));

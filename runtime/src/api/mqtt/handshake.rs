@@ -29,12 +29,6 @@ pub(super) struct Client {
     pub(super) tls: Option<TlsAcceptor>,
 }
 
-/// Who is at the other end, as far as the socket tells.
-struct Peer {
-    is_loopback: bool,
-    certificate_name: Option<String>,
-}
-
 /// Serves one client from its first byte to its last.
 pub(super) async fn serve(door: Arc<Door>, client: Client, drain: Drain) {
     let peer = client.peer;
@@ -70,12 +64,12 @@ pub(super) async fn refuse(door: &Door, client: Client) {
     let _ = tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(refusal)).await;
 }
 
-async fn open(door: &Door, client: Client) -> Option<(Wire, Peer)> {
-    let Client { stream, peer, tls } = client;
+/// The bytes of the client, and the name in its certificate if it showed one.
+async fn open(door: &Door, client: Client) -> Option<(Wire, Option<String>)> {
+    let Client { stream, tls, .. } = client;
     // Only a matter of latency.
     let _ = stream.set_nodelay(true);
     probe_when_idle(&stream);
-    let is_loopback = peer.ip().to_canonical().is_loopback();
     let (io, certificate_name): (Box<dyn Io>, _) = match tls {
         None => (Box::new(stream), None),
         Some(acceptor) => {
@@ -85,7 +79,7 @@ async fn open(door: &Door, client: Client) -> Option<(Wire, Peer)> {
         }
     };
     let wire = Wire::new(io, door.limits.packet_bytes_max, door.packets.clone());
-    Some((wire, Peer { is_loopback, certificate_name }))
+    Some((wire, certificate_name))
 }
 
 /// Has the kernel find out about clients that vanished without a word and asked for no keep-alive.
@@ -110,9 +104,9 @@ fn probe_when_idle(stream: &TcpStream) {
 
 /// `Err` is the reason for the metric.
 async fn shake(door: &Arc<Door>, client: Client) -> Result<Box<Established>, &'static str> {
-    let (mut wire, peer) = open(door, client).await.ok_or("tls")?;
+    let (mut wire, certificate_name) = open(door, client).await.ok_or("tls")?;
     let mut connect = read_connect(&mut wire).await?;
-    match let_in(door, &mut connect, &peer).await {
+    match let_in(door, &mut connect, certificate_name.as_deref()).await {
         Ok(entry) => finish(door, wire, entry).await,
         Err((reason, why)) => {
             say_no(&mut wire, reason).await;
@@ -160,12 +154,12 @@ struct Entry {
 async fn let_in(
     door: &Arc<Door>,
     connect: &mut Connect,
-    peer: &Peer,
+    certificate_name: Option<&str>,
 ) -> Result<Entry, (Reason, &'static str)> {
     let new_id = || format!("auto-{}", pillion_components::env::uuid());
     let accepted =
         connect::check(connect, &door.limits, new_id).map_err(|reason| (reason, "rules"))?;
-    let rights = authenticate(door, connect, &accepted.client_id, peer).await?;
+    let rights = authenticate(door, connect, &accepted.client_id, certificate_name).await?;
     if let Err(error) = door.load().await {
         tracing::warn!(%error, "MQTT sessions on disk cannot be read");
         return Err((Reason::UNAVAILABLE, "sessions"));
@@ -196,13 +190,9 @@ async fn authenticate(
     door: &Door,
     connect: &mut Connect,
     client_id: &str,
-    peer: &Peer,
+    certificate_name: Option<&str>,
 ) -> Result<Rights, (Reason, &'static str)> {
-    let claim = Claim {
-        certificate_name: peer.certificate_name.as_deref(),
-        user_name: connect.user_name.as_deref(),
-        is_loopback: peer.is_loopback,
-    };
+    let claim = Claim { certificate_name, user_name: connect.user_name.as_deref() };
     let bad = Err((Reason::BAD_CREDENTIALS, "credentials"));
     match door.users.judge(&claim, client_id) {
         Verdict::Known(rights) => Ok(rights),

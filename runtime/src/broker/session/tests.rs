@@ -123,8 +123,7 @@ fn a_publish_without_the_right_is_answered_and_dropped() {
         subscribe: vec!["mine/#".into()],
     };
     let users = super::super::access::Users::new(vec![plan], true);
-    let claim =
-        super::super::access::Claim { certificate_name: None, user_name: None, is_loopback: false };
+    let claim = super::super::access::Claim { certificate_name: None, user_name: None };
     for version in [Version::V4, Version::V5] {
         let super::super::access::Verdict::Known(rights) = users.judge(&claim, "c") else {
             panic!("known")

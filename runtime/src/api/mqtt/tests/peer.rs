@@ -80,7 +80,7 @@ impl<C> Serving<C> {
             listen: None,
             tls: None,
             pubsub: "pubsub".into(),
-            allow_anonymous: false,
+            allow_anonymous: users.is_empty(),
             limits,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
