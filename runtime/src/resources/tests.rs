@@ -475,7 +475,7 @@ fn our_kinds_are_strict() {
             "both listen on 0.0.0.0:3501",
         ),
         (o("MqttUser", "u", "  passwordHash: plain\n"), 5, "mosquitto_passwd"),
-        (o("MqttUser", "u", "  publish: []\n"), 5, "passwordHash is missing"),
+        (o("MqttUser", "u", "  publish: []\n"), 4, "passwordHash is missing"),
         (
             both.clone()
                 + &o("Link", "l", "  local: pubsub\n  remote: clout\n  up: [{filter: a}]\n"),

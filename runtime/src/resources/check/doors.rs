@@ -36,6 +36,7 @@ pub(super) fn gateway(
     gateway.metrics = flags.metrics.unwrap_or(gateway.metrics);
 
     check_storage(&gateway, &placed, report);
+    passwords(gateway.mqtt.as_ref(), found, report);
 
     let by_default = gateway.mqtt.is_none() && flags.mqtt.is_none();
     let listen = flags.mqtt.unwrap_or(if by_default { flags.mqtt_default } else { None });
@@ -142,6 +143,21 @@ fn anonymous(mqtt: &mut MqttPlan, placed: &Placed<GatewayRead>, found: &Found, r
             "{}: the MQTT door has no users and is open to other machines: add an MqttUser, listen \
              on 127.0.0.1, or write allowAnonymous: true in a Gateway's spec.mqtt",
             placed.place("spec.mqtt")
+        ));
+    }
+}
+
+/// A user who has no password must be able to show a certificate.
+fn passwords(mqtt: Option<&MqttPlan>, found: &Found, report: &Report) {
+    let tls = mqtt.and_then(|mqtt| mqtt.tls.as_ref());
+    if tls.is_some_and(|tls| tls.client_ca.is_some()) {
+        return;
+    }
+    for user in found.mqtt_users.iter().filter(|user| user.value.password_hash.is_none()) {
+        report.problem(format!(
+            "{}: spec.passwordHash is missing: write what mosquitto_passwd makes, or let users \
+             show certificates with a Gateway's spec.mqtt.tls.clientCa",
+            user.place("spec")
         ));
     }
 }
