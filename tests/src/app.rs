@@ -52,7 +52,20 @@ pub struct App {
     /// The port it listens on.
     pub port: u16,
     log: Arc<Mutex<Vec<Asked>>>,
+    seen: Arc<Mutex<Vec<String>>>,
     server: JoinHandle<()>,
+}
+
+type Handler = dyn Fn(&Asked) -> Response<Bytes> + Send + Sync;
+
+/// What the connections of an app share.
+#[derive(Clone)]
+struct Shared {
+    handler: Arc<Handler>,
+    /// The handler may block: it gets a thread of its own.
+    is_blocking: bool,
+    log: Arc<Mutex<Vec<Asked>>>,
+    seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl App {
@@ -68,11 +81,28 @@ impl App {
         port: u16,
         handler: impl Fn(&Asked) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
+        Self::open(port, Arc::new(handler), false).await
+    }
+
+    /// Starts an app on a free port whose handler may wait for something, on a thread of its own.
+    pub async fn start_blocking(
+        handler: impl Fn(&Asked) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        Self::open(0, Arc::new(handler), true).await
+    }
+
+    async fn open(port: u16, handler: Arc<Handler>, is_blocking: bool) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
         let port = listener.local_addr().expect("a bound listener").port();
-        let log = Arc::<Mutex<Vec<Asked>>>::default();
-        let server = tokio::spawn(serve(listener, Arc::new(handler), log.clone()));
-        Self { port, log, server }
+        let shared = Shared { handler, is_blocking, log: Arc::default(), seen: Arc::default() };
+        let (log, seen) = (shared.log.clone(), shared.seen.clone());
+        let server = tokio::spawn(serve(listener, shared));
+        Self { port, log, seen, server }
+    }
+
+    /// Paths it was asked so far, those that are not answered yet included.
+    pub fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Everything it was asked so far.
@@ -105,23 +135,20 @@ impl Drop for App {
     }
 }
 
-type Handler = dyn Fn(&Asked) -> Response<Bytes> + Send + Sync;
-
-async fn serve(listener: TcpListener, handler: Arc<Handler>, log: Arc<Mutex<Vec<Asked>>>) {
+async fn serve(listener: TcpListener, shared: Shared) {
     // Connections end with the app.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        let (handler, log) = (handler.clone(), log.clone());
-        let service = service_fn(move |request| answer(request, handler.clone(), log.clone()));
+        let shared = shared.clone();
+        let service = service_fn(move |request| answer(request, shared.clone()));
         connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
 async fn answer(
     request: hyper::Request<Incoming>,
-    handler: Arc<Handler>,
-    log: Arc<Mutex<Vec<Asked>>>,
+    shared: Shared,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
@@ -134,8 +161,15 @@ async fn answer(
         body,
         answered: 0,
     };
-    let response = handler(&asked);
+    shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(asked.path.clone());
+    let response = if shared.is_blocking {
+        let (handler, asked) = (shared.handler.clone(), asked.clone());
+        let answered = tokio::task::spawn_blocking(move || handler(&asked)).await;
+        answered.unwrap_or_else(|panic| json(500, panic.to_string()))
+    } else {
+        (shared.handler)(&asked)
+    };
     asked.answered = response.status().as_u16();
-    log.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+    shared.log.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
     Ok(response.map(Full::new))
 }

@@ -12,16 +12,20 @@
 
 pub mod app;
 pub mod desk;
+pub mod gateway;
 pub mod http;
 pub mod mosquitto;
 pub mod mqtt;
 pub mod pillion;
 pub mod random;
+pub mod tool;
 
 pub use app::{App, Asked, json};
 pub use desk::Desk;
+pub use gateway::Gateway;
 pub use http::{Answer, Request};
 pub use pillion::{Pillion, Setup};
+pub use tool::Tool;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
