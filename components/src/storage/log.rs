@@ -85,8 +85,11 @@ pub(super) struct Queue {
     /// The index is too large: new data waits.
     pub(super) pause: bool,
     stop: bool,
-    /// The log thread sleeps without an end.
+    /// The log thread sleeps.
     asleep: bool,
+    /// It knows of eventual writes that have a time, and of moves.
+    alarm_eventual: bool,
+    alarm_moves: bool,
 }
 
 impl Queue {
@@ -120,10 +123,22 @@ impl Queue {
         self.moves.remove(&(stream, Box::from(name)));
     }
 
+    /// Before the log thread goes to sleep: what it has set its alarm for.
+    fn fall_asleep(&mut self) {
+        self.asleep = true;
+        self.alarm_eventual = self.eventual_since.is_some();
+        // The moves ride along with the eventual writes.
+        self.alarm_moves = self.alarm_eventual || self.moves_since.is_some();
+    }
+
+    /// Waking costs a system call: only what the alarm does not know of is worth it.
     fn wants_wake(&self) -> bool {
-        self.asleep && (!self.waiting.is_empty() || !self.moves.is_empty())
-            || self.durable_since.is_some()
-            || self.queued_bytes() >= EARLY_BYTES
+        self.asleep
+            && (self.durable_since.is_some()
+                || self.queued_bytes() >= EARLY_BYTES
+                || (self.eventual_since.is_some() && !self.alarm_eventual)
+                || (self.moves_since.is_some() && !self.alarm_moves)
+                || self.moves.len() >= MOVES_MAX)
     }
 }
 

@@ -35,8 +35,8 @@ pub(super) struct Progress {
     pub(super) upto: u64,
     is_starved: bool,
     started: Option<Instant>,
-    /// The last one failed: how long the next waits.
-    again: Option<Duration>,
+    /// The last one failed: how long the next waits, and until when.
+    again: Option<(Duration, Instant)>,
     pub(super) finished: u64,
     /// What the last one failed of.
     pub(super) error: Option<String>,
@@ -56,22 +56,26 @@ impl Progress {
 
 /// Runs until the storage is gone.
 pub(super) async fn tend(shared: Weak<Shared>, told: Arc<Notify>) {
-    let mut wait = TICK;
+    let mut until = Instant::now() + TICK;
+    let mut next_tick = until;
     loop {
-        let told = tokio::time::timeout(wait, told.notified()).await;
+        let _ = tokio::time::timeout_at(until, told.notified()).await;
         let Some(shared) = shared.upgrade() else { return };
-        if told.is_err() {
+        // Times are kept however often there is something else to do.
+        let now = Instant::now();
+        if now >= next_tick {
+            next_tick = now + TICK;
             shared.tick();
         }
-        wait = shared.advance(told.is_err());
+        until = shared.advance(now).map_or(next_tick, |until| until.min(next_tick));
         shared.tell();
     }
 }
 
 impl Shared {
-    /// Takes reports, starts a checkpoint if it is time. Answers when to come again.
-    fn advance(&self, may_retry: bool) -> Duration {
-        let Some(disk) = &self.disk else { return TICK };
+    /// Takes reports, starts a checkpoint if it is time. Answers when to come again, if it knows.
+    fn advance(&self, now: Instant) -> Option<Instant> {
+        let disk = self.disk.as_ref()?;
         let mut engine = self.engine();
         let mut progress = self.progress();
         for done in disk.below.log.take_done() {
@@ -107,8 +111,9 @@ impl Shared {
                             };
                             progress.error = Some(text.clone());
                             engine.full = Some(text);
-                            let again = progress.again.map_or(AGAIN, |again| again * 2);
-                            progress.again = Some(again.min(AGAIN_MAX));
+                            let wait = progress.again.map_or(AGAIN, |(wait, _)| wait * 2);
+                            let wait = wait.min(AGAIN_MAX);
+                            progress.again = Some((wait, now + wait));
                         }
                     }
                 }
@@ -117,7 +122,7 @@ impl Shared {
         let index_bytes = engine.index_bytes();
         let pressed = self.pressed.load(Ordering::Relaxed);
         let due = match progress.again {
-            Some(_) => may_retry,
+            Some((_, at)) => now >= at,
             None => {
                 progress.log_bytes >= disk.checkpoint_log_bytes
                     || index_bytes >= disk.index_bytes_max
@@ -131,9 +136,11 @@ impl Shared {
         let pause = progress.running && index_bytes >= disk.index_bytes_max * INDEX_GROWTH_MAX;
         disk.below.log.set_room(engine.full.is_some(), pause);
         match progress.again {
-            Some(again) if !progress.running => again,
-            None if pressed && !progress.running && engine.sequence > progress.upto => PRESSED,
-            _ => TICK,
+            Some((_, at)) if !progress.running => Some(at),
+            None if pressed && !progress.running && engine.sequence > progress.upto => {
+                progress.started.map(|started| started + PRESSED)
+            }
+            _ => None,
         }
     }
 

@@ -19,7 +19,7 @@ const FILL_BYTES: usize = 256 << 10;
 const BUFFER_KEEP_BYTES: usize = 2 * BATCH_BYTES;
 
 /// How long a filling that failed waits before it is tried again.
-const FILL_AGAIN: Duration = Duration::from_secs(5);
+const FILL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts the thread; `next_sequence` is that of the next batch, `active` the segment to go on
 /// with.
@@ -37,6 +37,7 @@ pub(in crate::storage) fn start(
         active,
         names_synced: false,
         fill_at: Some(Instant::now()),
+        is_fill_stuck: false,
         payload: Vec::new(),
         batch: Vec::new(),
         broken: None,
@@ -60,6 +61,8 @@ struct Writer {
     names_synced: bool,
     /// When to go on filling segments; `None` when all are.
     fill_at: Option<Instant>,
+    /// There was no room for more zeros: only what is filled can be used.
+    is_fill_stuck: bool,
     payload: Vec<u8>,
     batch: Vec<u8>,
     broken: Option<String>,
@@ -95,17 +98,30 @@ impl Writer {
         loop {
             self.recycle(&mut queue);
             let now = Instant::now();
+            if self.is_fill_stuck && self.fill_at.is_some_and(|at| at <= now) {
+                return Step::Fill;
+            }
             let due = self.due(&queue, now);
             if due.is_some_and(|due| due <= now) {
-                if let Some(step) = self.take(&mut queue) {
-                    self.is_starved = false;
-                    return step;
+                match self.take(&mut queue) {
+                    Some(Step::Fail { commits }) => {
+                        if self.is_fill_stuck && !std::mem::replace(&mut self.is_starved, true) {
+                            log.report(Done::Starved);
+                        }
+                        return Step::Fail { commits };
+                    }
+                    Some(step) => {
+                        self.is_starved = false;
+                        return step;
+                    }
+                    None => {}
                 }
                 // There is no room; somebody makes some and says so.
                 if !std::mem::replace(&mut self.is_starved, true) {
                     log.report(Done::Starved);
                 }
-                queue = wait(&log, queue, None);
+                let fill_at = self.fill_at.filter(|_| self.is_fill_stuck);
+                queue = wait(&log, queue, fill_at.map(|at| at.saturating_duration_since(now)));
                 continue;
             }
             if queue.stop {
@@ -115,9 +131,7 @@ impl Writer {
                 return Step::Fill;
             }
             let until = [due, self.fill_at].into_iter().flatten().min();
-            queue.asleep = due.is_none();
             queue = wait(&log, queue, until.map(|until| until.saturating_duration_since(now)));
-            queue.asleep = false;
         }
     }
 
@@ -165,7 +179,7 @@ impl Writer {
             .map(|((_, name), latest)| name.len() + 32 + 10 * latest.acknowledged.len())
             .sum();
         let size = padded(HEADER + len + moves_len);
-        let may_wait = self.broken.is_none() && !queue.stop;
+        let may_wait = self.broken.is_none() && !queue.stop && !self.is_fill_stuck;
         if !self.has_room(size, queue.preamble.len(), class)
             || (class == Class::Data && queue.pause && may_wait && !queue.full)
         {
@@ -189,7 +203,9 @@ impl Writer {
     /// Nothing makes room for what waits: whoever needs it is told. Conditions of later commits
     /// were checked against the earlier ones, so they go together; moves depend on nobody.
     fn give_up(&mut self, queue: &mut Queue, class: Class) -> Option<Step> {
-        if class == Class::Moves && !queue.stop {
+        // Moves wait for room, unless there are no segments to have it.
+        let is_over = queue.stop || self.is_fill_stuck;
+        if class == Class::Moves && !is_over {
             return None;
         }
         let mut commits = Vec::new();
@@ -197,7 +213,7 @@ impl Writer {
         let mut at = queue.taken;
         for waiting in std::mem::take(&mut queue.waiting) {
             let end = at + waiting.len;
-            if waiting.class == Class::Moves && !queue.stop {
+            if waiting.class == Class::Moves && !is_over {
                 kept.extend_from_slice(queue.bytes.get(at..end).unwrap_or_default());
                 queue.waiting.push_back(waiting);
             } else {
@@ -216,13 +232,24 @@ impl Writer {
 
     fn has_room(&self, size: usize, preamble: usize, class: Class) -> bool {
         let spans = self.log.segments.spans();
-        let free = spans.iter().filter(|span| span.is_free()).count();
+        let free = spans.iter().enumerate();
+        let free = free.filter(|(index, span)| span.is_free() && self.is_usable(*index)).count();
         let kept_back = usize::from(class == Class::Data);
-        let rest = self.active.and_then(|active| spans.get(active)).map_or(0, |span| {
-            (self.log.segments.segment_bytes as usize).saturating_sub(span.end as usize)
+        let rest = self.active.map_or(0, |active| {
+            let end = match self.filled.get(active) {
+                Some(filled) if self.is_fill_stuck => *filled,
+                _ => self.log.segments.segment_bytes as usize,
+            };
+            end.saturating_sub(spans.get(active).map_or(end, |span| span.end as usize))
         });
         let fresh = padded(size + preamble) <= self.log.segments.segment_bytes as usize;
         (size <= rest && free >= kept_back) || (fresh && free > kept_back)
+    }
+
+    /// Whether a segment is filled, or can be.
+    fn is_usable(&self, index: usize) -> bool {
+        let segment_bytes = self.log.segments.segment_bytes as usize;
+        !self.is_fill_stuck || self.filled.get(index).is_some_and(|it| *it >= segment_bytes)
     }
 
     fn recycle(&self, queue: &mut Queue) {
@@ -235,7 +262,19 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, commits: Vec<u64>) {
+    fn write(&mut self, mut commits: Vec<u64>) {
+        if self.broken.is_none() && self.prepare().is_err_and(|error| is_full(&error)) {
+            // No harm is done: the disk filled up before all segments were made.
+            self.is_fill_stuck = true;
+            self.fill_at = Some(Instant::now() + FILL_AGAIN);
+            let log = Arc::clone(&self.log);
+            if let Some(Step::Fail { commits: more }) = self.give_up(&mut log.queue(), Class::Data)
+            {
+                commits.extend(more);
+            }
+            log.report(Done::Failed { commits, error: full(), broken: false });
+            return;
+        }
         let mut written = match &self.broken {
             Some(_) => Err(std::io::Error::other("it failed before")),
             None => self.write_batch(),
@@ -267,6 +306,20 @@ impl Writer {
             self.batch = Vec::new();
             self.payload = Vec::new();
         }
+    }
+
+    /// Makes sure of zeros where the next batch goes.
+    fn prepare(&mut self) -> Written {
+        let size = padded(HEADER + self.payload.len());
+        let Ok((index, offset, fresh)) = self.place(size) else { return Ok(()) };
+        let preamble = if fresh { self.log.queue().preamble.len() } else { 0 };
+        let end = offset + padded(size + preamble);
+        while end <= self.log.segments.segment_bytes as usize
+            && self.filled.get(index).is_some_and(|filled| *filled < end)
+        {
+            self.fill_step(index)?;
+        }
+        Ok(())
     }
 
     /// Writes the payload as the next batch. Answers its segment and where the payload begins.
@@ -323,11 +376,14 @@ impl Writer {
             && let Some(span) = spans.get(active)
             && span.failed == 0
             && span.end as usize + size <= self.log.segments.segment_bytes as usize
+            && (!self.is_fill_stuck
+                || self.filled.get(active).is_some_and(|it| span.end as usize + size <= *it))
         {
             return Ok((active, span.end as usize, span.first == 0));
         }
         // The one that is filled furthest: at a first start that is the first.
-        let free = spans.iter().enumerate().filter(|(_, span)| span.is_free());
+        let free = spans.iter().enumerate();
+        let free = free.filter(|(index, span)| span.is_free() && self.is_usable(*index));
         free.min_by_key(|(index, _)| {
             let filled = self.filled.get(*index).copied().unwrap_or(0);
             (std::cmp::Reverse(filled), *index)
@@ -371,6 +427,7 @@ impl Writer {
             return;
         };
         let step = self.fill_step(index).and_then(|()| self.log.segments.file(index)?.sync());
+        self.is_fill_stuck = step.as_ref().is_err_and(is_full);
         self.fill_at = Some(match step {
             Ok(()) => Instant::now(),
             Err(_) => Instant::now() + FILL_AGAIN,
@@ -378,18 +435,25 @@ impl Writer {
     }
 }
 
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
 fn wait<'a>(
     log: &'a Log,
-    queue: MutexGuard<'a, Queue>,
+    mut queue: MutexGuard<'a, Queue>,
     at_most: Option<Duration>,
 ) -> MutexGuard<'a, Queue> {
     use std::sync::PoisonError;
-    match at_most {
+    queue.fall_asleep();
+    let mut queue = match at_most {
         Some(at_most) => {
             log.work.wait_timeout(queue, at_most).unwrap_or_else(PoisonError::into_inner).0
         }
         None => log.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
-    }
+    };
+    queue.asleep = false;
+    queue
 }
 
 /// After something was taken: times, memory.

@@ -222,6 +222,8 @@ async fn expired_values_leave_the_tree() {
         .await
         .expect("put");
     }
+    // The first may have begun before the filler came.
+    checkpointed(&storage, table).await;
     checkpointed(&storage, table).await;
     clock.advance_ms(2000);
     let disk = storage.shared.disk.as_ref().expect("it has one");
@@ -315,4 +317,35 @@ async fn a_log_without_its_tree_is_served_and_said() {
         assert!(storage.status().unhealthy.expect("it says so").contains("missing"));
         assert!(put(&storage, table, "l", b"v").await.expect("put") > etag);
     }
+}
+
+/// The log thread set its alarm for the moves, which have more time, and did not hear of the write.
+#[tokio::test]
+async fn an_eventual_write_is_flushed_in_time_though_moves_wait() {
+    let disk = SimDisk::default();
+    let storage = open(&disk);
+    let (table, stream) = (storage.table("t").expect("t"), storage.stream("s").expect("s"));
+    apply(&storage, |batch| batch.set_consumer(stream, &consumer("c", "#", 0))).await.expect("set");
+    let first = append(&storage, stream, "a").await.expect("append");
+    let mut batch = Batch::new();
+    batch.move_consumer(stream, "c", first, &[]);
+    storage.commit(batch, Durability::Eventual).expect("moved").await.expect("moved");
+    let batches = async |wanted: u64| {
+        let started = std::time::Instant::now();
+        while storage.status().log_batches < wanted {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            assert!(started.elapsed() < std::time::Duration::from_secs(8), "it is not flushed");
+        }
+    };
+    // Long enough for the thread to have fallen asleep over the move.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let before = storage.status().log_batches;
+    let mut batch = Batch::new();
+    batch.put(table, b"k", Put::default(), Expect::Any);
+    storage.commit(batch, Durability::Eventual).expect("queued").await.expect("at once");
+    batches(before + 1).await;
+    drop(storage);
+    let storage = open(&disk);
+    let found = storage.consumers(stream).remove(0);
+    assert_eq!(found.cursor, first);
 }

@@ -137,9 +137,19 @@ async fn a_failed_sync_goes_to_a_fresh_segment() {
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_refuses_new_data_and_heals() {
     let disk = SimDisk::default();
+    // The last segment holds what is deleted and acknowledged here.
+    let open = |disk: &SimDisk| {
+        let options =
+            StorageOptions { segment_bytes: 256 << 10, ..small(Clock::manual(1_000_000)) };
+        Storage::open_disk(Arc::new(disk.clone()), options)
+    };
     let mut storage = open(&disk).expect("it opens");
     let (table, stream) = (storage.table("t").expect("t"), storage.stream("s").expect("s"));
     apply(&storage, |batch| batch.set_consumer(stream, &consumer("c", "#", 0))).await.expect("set");
+    // Until the zeros are there.
+    while disk.names_bytes("log-").iter().any(|bytes| *bytes < 256 << 10) {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
     for _ in 0..40 {
         apply(&storage, |batch| batch.append(stream, message("t", &[0; 2000])))
             .await
@@ -215,4 +225,35 @@ async fn deleting_makes_room_under_a_quota() {
         assert!(tries < 10_000, "there is room again");
     }
     assert!(disk.used() < 6 << 20);
+}
+
+/// The disk is full before the log has all its segments: saves are refused, nothing breaks.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_full_at_the_first_start_heals() {
+    for room in [1100, 1300, 1500, 1700, 1900] {
+        let disk = SimDisk::default();
+        disk.set_capacity(Some(room << 10));
+        let Ok(storage) = open(&disk) else { continue };
+        let table = storage.table("t").expect("t");
+        let mut written = Vec::new();
+        for number in 0..200_u32 {
+            if put(&storage, table, &number.to_string(), &[number as u8; 3000]).await.is_ok() {
+                written.push(number);
+            }
+        }
+        disk.set_capacity(None);
+        let mut tries = 0;
+        while put(&storage, table, "new", &[0; 3000]).await.is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            tries += 1;
+            assert!(tries < 1000, "it heals by itself with {room} KiB");
+        }
+        drop(storage);
+        let storage = open(&disk).expect("it opens");
+        for number in written {
+            let entry = storage.get(table, number.to_string().as_bytes()).expect("get");
+            assert_eq!(entry.expect("it is there").value, [number as u8; 3000][..]);
+        }
+    }
 }

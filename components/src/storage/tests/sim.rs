@@ -88,6 +88,13 @@ impl SimDisk {
         state.names.values().filter_map(|file| state.files.get(*file)).map(Vec::len).sum()
     }
 
+    /// Sizes of the files whose names begin so.
+    pub(in super::super) fn names_bytes(&self, begin: &str) -> Vec<usize> {
+        let state = self.state();
+        let files = state.names.iter().filter(|(name, _)| name.starts_with(begin));
+        files.map(|(_, file)| state.files[*file].len()).collect()
+    }
+
     /// Calls that can fail, so far.
     pub(in super::super) fn writes(&self) -> u64 {
         self.state().writes

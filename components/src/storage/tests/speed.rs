@@ -185,7 +185,7 @@ async fn measure() {
             let put = Put { value: &VALUE, ..Put::default() };
             batch.put(bench.table, key.as_bytes(), put, Expect::Any);
             match bench.storage.commit(batch, Durability::Eventual) {
-                Ok(commit) => break drop(commit.await.expect("at once")),
+                Ok(commit) => break commit.await.map(|_| ()).expect("at once"),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
             }
         }
