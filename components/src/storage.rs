@@ -345,7 +345,7 @@ impl Storage {
     }
 
     /// Syncs everything queued, writes a checkpoint, and stops the threads. Later calls are
-    /// refused with `Closed`.
+    /// refused with `Closed`; the directory is free for another once the last handle is gone.
     pub async fn close(&self) -> Result<()> {
         let Some(disk) = &self.shared.disk else {
             self.shared.engine().closed = true;

@@ -1,25 +1,22 @@
 //! The thread of the log.
 
+mod fill;
+
 use super::segments::Span;
 use super::{
     BATCH_BYTES, Class, Done, EARLY_BYTES, Log, MOVES_FLUSH, MOVES_MAX, Queue, Written, broken,
     encode_moves, full,
 };
 use crate::env::Clock;
-use crate::storage::format::{BatchHead, HEADER, PAGE, padded};
+use crate::storage::format::{BatchHead, HEADER, padded};
+use fill::{FILL_AGAIN, filled, is_full};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Zeros are written ahead of the batches in steps of this size.
-const FILL_BYTES: usize = 256 << 10;
-
 /// Buffers beyond this are given back after use.
 const BUFFER_KEEP_BYTES: usize = 2 * BATCH_BYTES;
-
-/// How long a filling that failed waits before it is tried again.
-const FILL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts the thread; `next_sequence` is that of the next batch, `active` the segment to go on
 /// with.
@@ -44,12 +41,6 @@ pub(in crate::storage) fn start(
         is_starved: false,
     };
     std::thread::Builder::new().name("log".into()).stack_size(256 << 10).spawn(move || writer.run())
-}
-
-/// How far a segment has been written; the zeros after that are still to come.
-fn filled(log: &Log, index: usize) -> usize {
-    let len = log.segments.file(index).and_then(|file| file.len()).unwrap_or(0);
-    usize::try_from(len).unwrap_or(usize::MAX).min(log.segments.segment_bytes as usize)
 }
 
 struct Writer {
@@ -246,12 +237,6 @@ impl Writer {
         (size <= rest && free >= kept_back) || (fresh && free > kept_back)
     }
 
-    /// Whether a segment is filled, or can be.
-    fn is_usable(&self, index: usize) -> bool {
-        let segment_bytes = self.log.segments.segment_bytes as usize;
-        !self.is_fill_stuck || self.filled.get(index).is_some_and(|it| *it >= segment_bytes)
-    }
-
     fn recycle(&self, queue: &mut Queue) {
         let mut spans = self.log.segments.spans();
         for (index, span) in spans.iter_mut().enumerate() {
@@ -306,20 +291,6 @@ impl Writer {
             self.batch = Vec::new();
             self.payload = Vec::new();
         }
-    }
-
-    /// Makes sure of zeros where the next batch goes.
-    fn prepare(&mut self) -> Written {
-        let size = padded(HEADER + self.payload.len());
-        let Ok((index, offset, fresh)) = self.place(size) else { return Ok(()) };
-        let preamble = if fresh { self.log.queue().preamble.len() } else { 0 };
-        let end = offset + padded(size + preamble);
-        while end <= self.log.segments.segment_bytes as usize
-            && self.filled.get(index).is_some_and(|filled| *filled < end)
-        {
-            self.fill_step(index)?;
-        }
-        Ok(())
     }
 
     /// Writes the payload as the next batch. Answers its segment and where the payload begins.
@@ -399,44 +370,6 @@ impl Writer {
             span.failed = self.next_sequence;
         }
     }
-
-    fn fill_step(&mut self, index: usize) -> Written {
-        // Page by page: see `DiskFile::forget_pages`.
-        const ZEROS: [u8; PAGE] = [0; PAGE];
-        let segment_bytes = self.log.segments.segment_bytes as usize;
-        let file = self.log.segments.file(index)?;
-        let Some(filled) = self.filled.get_mut(index) else { return Ok(()) };
-        let end = (*filled + FILL_BYTES).min(segment_bytes);
-        while *filled < end {
-            let len = ZEROS.len().min(end - *filled);
-            file.write_all_at(ZEROS.get(..len).unwrap_or(&ZEROS), *filled as u64)?;
-            *filled += len;
-        }
-        Ok(())
-    }
-
-    /// Fills a little more, while there is nothing else to do.
-    fn fill_some(&mut self) {
-        let segment_bytes = self.log.segments.segment_bytes as usize;
-        let active = self.active.unwrap_or(0);
-        let mut order = std::iter::once(active).chain(0..self.filled.len());
-        let next = order
-            .find(|index| self.filled.get(*index).is_some_and(|filled| *filled < segment_bytes));
-        let Some(index) = next else {
-            self.fill_at = None;
-            return;
-        };
-        let step = self.fill_step(index).and_then(|()| self.log.segments.file(index)?.sync());
-        self.is_fill_stuck = step.as_ref().is_err_and(is_full);
-        self.fill_at = Some(match step {
-            Ok(()) => Instant::now(),
-            Err(_) => Instant::now() + FILL_AGAIN,
-        });
-    }
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 fn wait<'a>(
