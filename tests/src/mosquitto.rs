@@ -27,7 +27,7 @@ impl Mosquitto {
         let port = free_port();
         let text = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
-             persistence_location {}/\nautosave_interval 1\nautosave_on_changes true\n\
+             persistence_location {}/\nset_tcp_nodelay true\n\
              max_queued_messages 0\nmax_inflight_messages 200\nuser root\nlog_type error\n",
             dir.path().display()
         );

@@ -54,6 +54,11 @@ pub(super) async fn run(hub: Arc<Hub>, settings: Settings, mut closing: watch::R
         let started = Instant::now();
         match connection(&hub, &options, &mut closing).await {
             End::Closed => return hub.closed(),
+            // It was our own wish, after a full queue was worked off: the broker is well.
+            End::Renew(reason) => {
+                hub.renewing(reason);
+                continue;
+            }
             End::Broken(reason) => hub.disconnected(&reason),
         }
         if started.elapsed() >= STABLE {
@@ -76,6 +81,8 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
 enum End {
     /// We were told to.
     Closed,
+    /// We want a new one, so that the broker sends again what was left with it.
+    Renew(&'static str),
     /// Anything else, in words for a person.
     Broken(String),
 }
@@ -110,7 +117,7 @@ async fn connection(hub: &Hub, options: &MqttOptions, closing: &mut watch::Recei
             },
             reason = hub.reset_wanted() => {
                 say_goodbye(hub, &client, &mut events).await;
-                return End::Broken(reason.into());
+                return End::Renew(reason);
             }
             () = closed(closing) => {
                 say_goodbye(hub, &client, &mut events).await;

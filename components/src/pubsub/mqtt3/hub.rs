@@ -141,6 +141,13 @@ impl Hub {
         self.down(reason);
     }
 
+    /// A new connection follows at once.
+    pub(super) fn renewing(&self, reason: &str) {
+        self.drop_client();
+        tracing::debug!(broker = %self.address, reason, "a new connection to the mqtt broker");
+        self.down(reason);
+    }
+
     /// The component was dropped, and the broker has heard so.
     pub(super) fn closed(&self) {
         self.drop_client();

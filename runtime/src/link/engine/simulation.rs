@@ -4,6 +4,8 @@
 //! not), a target that records what reaches it, and a connection between them that can break
 //! anywhere. One seed makes one history; `PILLION_SEED` repeats it.
 
+#![allow(clippy::print_stdout, reason = "a seed is shown")]
+
 use super::*;
 use std::collections::BTreeMap;
 
