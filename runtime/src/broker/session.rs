@@ -49,7 +49,7 @@ pub(crate) enum Action {
     Publish(Ticket, Message),
     /// Tell the component that this delivery is done with.
     Ack(u64),
-    /// The subscriptions are others now: tell the component, store them if the session is
+    /// The client asked for subscriptions: tell the component, store them if the session is
     /// persistent, fetch what is retained for `retained`; then [`Session::subscribed`].
     Subscribed {
         /// What to answer once that is done.
@@ -58,6 +58,8 @@ pub(crate) enum Action {
         refusal: Box<Packet>,
         /// New filters whose retained messages are wanted.
         retained: Vec<Filter>,
+        /// Not merely what was there before: there is something to tell and to store.
+        is_changed: bool,
     },
     /// A message was left out; count it under this reason.
     Dropped(&'static str),

@@ -18,7 +18,7 @@ pub(crate) struct Options {
 }
 
 /// The subscriptions of one session, by filter.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Subscriptions(BTreeMap<Filter, Options>);
 
 /// How a message reaches the session. Overlapping subscriptions count as one.

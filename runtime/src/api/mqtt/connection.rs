@@ -158,8 +158,9 @@ impl<'d> Connection<'d> {
                         subscription.ack(token);
                     }
                 }
-                Action::Subscribed { answer, refusal, retained } => {
-                    Box::pin(self.subscribe(*answer, *refusal, &retained)).await;
+                Action::Subscribed { answer, refusal, retained, is_changed } => {
+                    let change = self.subscribe(*answer, *refusal, &retained, is_changed);
+                    Box::pin(change).await;
                     self.publishing.sleeps();
                 }
                 Action::Dropped(reason) => self.door.count_dropped(reason),
@@ -197,9 +198,22 @@ impl<'d> Connection<'d> {
         }
     }
 
-    /// The subscriptions changed: what is promised with the answer is done before it.
-    async fn subscribe(&mut self, answer: Packet, refusal: Packet, retained: &[Filter]) {
-        match self.change_queue(retained).await {
+    /// The client asked for subscriptions: what is promised with the answer is done before it. One
+    /// that only asks again for what it has costs no write, so that a full disk keeps nobody from
+    /// what waits.
+    async fn subscribe(
+        &mut self,
+        answer: Packet,
+        refusal: Packet,
+        retained: &[Filter],
+        is_changed: bool,
+    ) {
+        let changed = if is_changed { self.change_queue().await } else { Ok(()) };
+        let retained = match changed {
+            Ok(()) => self.door.retained(retained, RETAINED_PER_SUBSCRIBE_MAX + 1).await,
+            Err(error) => Err(error),
+        };
+        match retained {
             Ok(messages) => self.session.subscribed(answer, messages),
             Err(error) => {
                 let client = self.session.client_id();
@@ -211,7 +225,7 @@ impl<'d> Connection<'d> {
         }
     }
 
-    async fn change_queue(&mut self, retained: &[Filter]) -> Result<Vec<Delivery>> {
+    async fn change_queue(&mut self) -> Result<()> {
         match &mut self.subscription {
             Some(subscription) => {
                 subscription.set_filters(self.session.subscriptions().filters())?;
@@ -224,7 +238,7 @@ impl<'d> Connection<'d> {
         if self.is_stored {
             self.door.store(&self.session).await?;
         }
-        self.door.retained(retained, RETAINED_PER_SUBSCRIBE_MAX + 1).await
+        Ok(())
     }
 
     /// Sets the alarm to the session's deadline.

@@ -247,6 +247,7 @@ impl Session {
             answer: Box::new(packet(reasons)),
             refusal: Box::new(packet(refused)),
             retained,
+            is_changed: self.subscriptions != before,
         });
     }
 
@@ -298,6 +299,7 @@ impl Session {
             answer: Box::new(packet(reasons)),
             refusal: Box::new(packet(refused)),
             retained: Vec::new(),
+            is_changed: true,
         });
     }
 }
