@@ -5,6 +5,7 @@ mod components;
 mod hosting;
 mod join;
 mod listeners;
+mod memory;
 mod storage;
 mod systemd;
 mod wait;
@@ -170,6 +171,7 @@ async fn build(start: Start) -> Result<Running, String> {
         hosted.push(host.start(app, &drains).await?);
     }
     open_links(plan.links, &topics, &clock, &drains)?;
+    tokio::spawn(memory::give_back(drains.serving.clone()));
     if form == Form::Run {
         open_join_socket(&plan.gateway, &host, &drains);
         announce(&hosted, mqtt, metrics);

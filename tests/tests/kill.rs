@@ -6,6 +6,8 @@
 //! acknowledgement is written down here and looked for afterwards.
 //! `PILLION_KILL_ROUNDS` sets the number of rounds, `PILLION_SEED` repeats a run.
 
+#![allow(clippy::print_stdout, reason = "the figures of a run are worth a line")]
+
 use pillion_tests::mosquitto::Mosquitto;
 use pillion_tests::random::Random;
 use pillion_tests::{App, Desk, PATIENCE, Pillion, Request, json, mqtt};

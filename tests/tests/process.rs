@@ -2,6 +2,8 @@
 //!
 //! Signals and requests end it with what is under way answered and everyone told.
 
+#![allow(clippy::print_stdout, reason = "the figures of a run are worth a line")]
+
 use pillion_tests::pillion::{TestDir, binary, free_port};
 use pillion_tests::{App, Desk, Pillion, Request, Setup, json, mqtt, until};
 use std::fs;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub mod families;
 pub mod listener;
-mod process;
+pub(crate) mod process;
 
 /// Most series of one family; what comes after shares one whose labels are all `other`.
 pub const SERIES_MAX: usize = 512;
@@ -28,8 +28,11 @@ pub struct Family<S> {
     name: &'static str,
     help: &'static str,
     labels: &'static [&'static str],
-    series: Mutex<BTreeMap<Box<[Box<str>]>, Arc<S>>>,
+    series: Mutex<BTreeMap<LabelValues, Arc<S>>>,
 }
+
+/// In the order of the labels.
+type LabelValues = Box<[Box<str>]>;
 
 impl<S: Series> Family<S> {
     /// A family without series. `labels` are in alphabetical order.
@@ -45,7 +48,7 @@ impl<S: Series> Family<S> {
     pub fn with(&self, values: &[&str]) -> Arc<S> {
         debug_assert_eq!(values.len(), self.labels.len(), "{}", self.name);
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let key: Box<[Box<str>]> = values.iter().map(|value| (*value).into()).collect();
+        let key: LabelValues = values.iter().map(|value| (*value).into()).collect();
         if let Some(found) = series.get(&key) {
             return found.clone();
         }

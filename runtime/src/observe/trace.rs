@@ -4,7 +4,6 @@
 //! answer and every call to an app carries a `traceparent`.
 
 use pillion_components::env;
-use std::fmt;
 use std::sync::Arc;
 
 /// Longest `tracestate` carried on, in bytes; the standard asks for at least 512.
@@ -58,16 +57,32 @@ impl TraceContext {
         self.state.as_deref()
     }
 
-    /// The `traceparent` header's text, 55 bytes on the stack.
+    /// The `traceparent` header's text, 55 bytes on the stack. By hand, since every answer carries
+    /// one and the formatting machinery costs five times as much.
     pub fn traceparent(&self) -> heapless::String<55> {
         let mut text = heapless::String::new();
-        let written = fmt::Write::write_fmt(
-            &mut text,
-            format_args!("00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags),
-        );
-        debug_assert!(written.is_ok(), "55 bytes hold a traceparent");
+        let mut push = |part: &str| {
+            let pushed = text.push_str(part);
+            debug_assert!(pushed.is_ok(), "55 bytes hold a traceparent");
+        };
+        push("00-");
+        push(hex(&mut [0; 32], &self.trace_id.to_be_bytes()));
+        push("-");
+        push(hex(&mut [0; 16], &self.span_id.to_be_bytes()));
+        push("-");
+        push(hex(&mut [0; 2], &[self.flags]));
         text
     }
+}
+
+/// The bytes as lower-case digits, two each; `digits` has twice their length.
+fn hex<'a>(digits: &'a mut [u8], bytes: &[u8]) -> &'a str {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
+    }
+    // All of them are ASCII.
+    std::str::from_utf8(digits).unwrap_or_default()
 }
 
 impl Default for TraceContext {

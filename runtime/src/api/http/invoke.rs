@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::blocks::Blocks;
 use crate::blocks::invoke::{DIRECT_INVOKE, failed};
 use crate::body::Body;
-use crate::error::{Error, Grpc};
+use crate::error::{Error, Grpc, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::body::Body as _;
@@ -54,7 +54,7 @@ pub(super) fn by_header(
     send(outgoing, blocks)
 }
 
-fn by_own_path(call: Call, id: String) -> Result<Outgoing<'static>, Response<Body>> {
+fn by_own_path(call: Call, id: String) -> Result<Outgoing<'static>> {
     let uri = call.head.uri.clone();
     Outgoing::new(call, id.into(), uri.path())
 }
@@ -70,11 +70,11 @@ fn app_in_headers(headers: &HeaderMap) -> Option<String> {
     (user == "dapr-app-id" && !password.is_empty()).then(|| password.into())
 }
 
-fn nobody() -> Response<Body> {
-    super::error(&Error::new(
+fn nobody() -> Error {
+    Error::new(
         DIRECT_INVOKE.with_status(404, Grpc::NotFound),
         "failed getting app id either from the URL path or the header dapr-app-id",
-    ))
+    )
 }
 
 /// A request ready to be sent.
@@ -87,9 +87,9 @@ struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     /// What the callee shall get, or the answer when there is no such call.
-    fn new(call: Call, id: Cow<'a, str>, method: &str) -> Result<Self, Response<Body>> {
+    fn new(call: Call, id: Cow<'a, str>, method: &str) -> Result<Self> {
         let Call { app, mut head, body, trace, .. } = call;
-        let refuse = |why: &dyn fmt::Display| super::error(&failed(&id, why));
+        let refuse = |why: &dyn fmt::Display| failed(&id, why);
         if !is_standard(&head.method) {
             return Err(refuse(&format_args!("the method {} cannot be invoked", head.method)));
         }
@@ -105,10 +105,10 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-async fn send(outgoing: Result<Outgoing<'_>, Response<Body>>, blocks: &Blocks) -> Response<Body> {
+async fn send(outgoing: Result<Outgoing<'_>>, blocks: &Blocks) -> Response<Body> {
     let Outgoing { caller, id, request, wants_events } = match outgoing {
         Ok(outgoing) => outgoing,
-        Err(refusal) => return refusal,
+        Err(refusal) => return super::error(&refusal),
     };
     match blocks.invoke.call(&caller, &id, request).await {
         Ok(mut response) => {

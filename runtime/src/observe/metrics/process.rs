@@ -12,19 +12,19 @@ pub(super) fn write(out: &mut String) {
     };
     let cpu = "Total user and system CPU time spent in seconds.";
     gauge("process_cpu_seconds_total", cpu, "counter", cpu_seconds());
-    let memory = resident_bytes();
+    let memory = resident_bytes().map(|bytes| bytes as f64);
     gauge("process_resident_memory_bytes", "Resident memory size in bytes.", "gauge", memory);
     let files = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as f64);
     gauge("process_open_fds", "Number of open file descriptors.", "gauge", files);
 }
 
-/// Second number of `statm`, in pages.
-fn resident_bytes() -> Option<f64> {
+/// Resident memory in bytes: the second number of `statm`, in pages.
+pub(crate) fn resident_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: f64 = text.split(' ').nth(1)?.parse().ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
     // SAFETY: sysconf only reads a constant of the system.
     let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    Some(pages * page_bytes as f64)
+    Some(pages * u64::try_from(page_bytes).ok()?)
 }
 
 /// `utime` and `stime` of `stat`, in clock ticks; the name before them may hold blanks.
