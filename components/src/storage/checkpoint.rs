@@ -12,7 +12,7 @@ use super::stream::Followers;
 use super::tree::{
     CONSUMERS, EXPIRIES, META, RECORDS, STATE, Tree, position_of, record_key, state_key, wrong,
 };
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use redb::{ReadableTable, Table, WriteTransaction};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -127,6 +127,8 @@ enum Last {
 /// One pass over a stretch of the log.
 struct Pass<'a> {
     tree: &'a Tree,
+    /// [`Tree::reopened`] as the pass began.
+    reopened: u64,
     segments: &'a Segments,
     meta: Meta,
     /// By key of the tree, so that they are written in its order. `None` is a removal.
@@ -141,6 +143,7 @@ struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     fn load(tree: &'a Tree, segments: &'a Segments) -> Result<Self> {
+        let reopened = tree.reopened();
         let mut followers = BTreeMap::<u32, Followers>::new();
         for (stream, follower) in tree.consumers()? {
             let of_stream = followers.entry(stream).or_default();
@@ -148,6 +151,7 @@ impl<'a> Pass<'a> {
         }
         Ok(Self {
             tree,
+            reopened,
             segments,
             meta: tree.meta()?,
             keys: BTreeMap::new(),
@@ -213,8 +217,12 @@ impl<'a> Pass<'a> {
     fn write(&mut self, last: Option<Last>) -> Result<()> {
         let keys = std::mem::take(&mut self.keys);
         let appends = std::mem::take(&mut self.appends);
-        let tree = self.tree;
+        let (tree, reopened) = (self.tree, self.reopened);
         let mut run = |transaction: &WriteTransaction| {
+            if tree.reopened() != reopened {
+                // A reader opened it, and what this pass had written so far may be gone.
+                return Err(Error::new(Kind::Unavailable, "the tree was opened again meanwhile"));
+            }
             self.write_keys(transaction, &keys)?;
             self.write_appends(transaction, &appends)?;
             self.remove_freed(transaction)?;

@@ -47,6 +47,8 @@ pub(super) struct Tree {
     cache_bytes: usize,
     /// Taken out only while it is opened again after an I/O error.
     database: RwLock<Option<Database>>,
+    /// How often it was.
+    reopened: AtomicU64,
     pub(super) written: Arc<AtomicU64>,
 }
 
@@ -74,7 +76,8 @@ impl Tree {
                 Ok((meta, database)) => {
                     let file = disk.open(NAME)?;
                     let database = RwLock::new(Some(database));
-                    let tree = Tree { disk, file, cache_bytes, database, written };
+                    let reopened = AtomicU64::new(0);
+                    let tree = Tree { disk, file, cache_bytes, database, reopened, written };
                     return Ok(Opened { tree, meta, damaged, is_new: false });
                 }
                 Err(error) if error.kind() == Kind::Corrupted => {
@@ -102,7 +105,8 @@ impl Tree {
         disk.sync_names()?;
         let file = disk.open(NAME)?;
         let database = RwLock::new(Some(database));
-        let tree = Tree { disk, file, cache_bytes, database, written };
+        let reopened = AtomicU64::new(0);
+        let tree = Tree { disk, file, cache_bytes, database, reopened, written };
         Ok(Opened { tree, meta, damaged, is_new: true })
     }
 
@@ -120,21 +124,43 @@ impl Tree {
     pub(super) fn reopen(&self) -> Result<()> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         *database = None;
+        self.reopened.fetch_add(1, Ordering::Relaxed);
         let again = open_file(&self.disk, NAME, self.cache_bytes, &self.written)?;
         *database = Some(again);
         Ok(())
+    }
+
+    /// How often the file was opened again: steps that are not durable alone are gone with it.
+    pub(super) fn reopened(&self) -> u64 {
+        self.reopened.load(Ordering::Relaxed)
     }
 
     pub(super) fn file_bytes(&self) -> u64 {
         self.file.len().unwrap_or(0)
     }
 
-    /// Reads a state record.
+    /// Reads a state record. After an I/O error redb refuses to read as well until it is opened
+    /// again; whoever comes first does that.
     pub(super) fn state<T>(
         &self,
         table: u32,
         key: &[u8],
-        read: impl FnOnce(&[u8]) -> Result<T>,
+        read: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<Option<T>> {
+        match self.try_state(table, key, &read) {
+            Err(error) if error.kind() == Kind::Unavailable => {
+                self.reopen()?;
+                self.try_state(table, key, &read)
+            }
+            found => found,
+        }
+    }
+
+    fn try_state<T>(
+        &self,
+        table: u32,
+        key: &[u8],
+        read: impl Fn(&[u8]) -> Result<T>,
     ) -> Result<Option<T>> {
         self.with(|database| {
             let transaction = database.begin_read().map_err(wrong)?;
