@@ -61,6 +61,7 @@ def take(event):
 
 class App(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes: the second must not wait
 
     def answer(self, status, body):
         data = json.dumps(body).encode()

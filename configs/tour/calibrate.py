@@ -10,6 +10,7 @@ PORT = int(os.environ.get("APP_PORT", "8002"))
 
 class App(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes: the second must not wait
 
     def do_POST(self):
         reading = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))))
