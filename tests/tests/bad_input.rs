@@ -370,7 +370,8 @@ fn publish_packet(topic: &str, payload: usize, head: u8, level: u8) -> Vec<u8> {
 async fn wrong_packets_get_their_reason_and_a_clean_end() {
     let (desk, pillion, mut witness) = begin().await;
     // What follows a good CONNECT, and the reason of MQTT 5's DISCONNECT. 3.1.1 only closes.
-    let cases: Vec<(&str, Vec<u8>, Vec<u8>, &[u8])> = vec![
+    type Case = (&'static str, Vec<u8>, Vec<u8>, &'static [u8]);
+    let cases: Vec<Case> = vec![
         ("a second CONNECT", connect_packet(4, 0), connect_packet(5, 0), &[0x82]),
         ("packet type 0", vec![0, 0], vec![0, 0], &[0x81]),
         ("reserved flags", vec![0xC1, 0], vec![0xC1, 0], &[0x81]),

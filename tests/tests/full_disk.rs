@@ -4,6 +4,8 @@
 //! a kill is survived; and it heals by itself when there is room. Needs root, or sudo without a
 //! password, to mount.
 
+#![allow(clippy::print_stdout, reason = "the figures of a run are worth a line")]
+
 use pillion_tests::pillion::TestDir;
 use pillion_tests::tool::{command, words};
 use pillion_tests::{Desk, Pillion, Request, Tool, mqtt};

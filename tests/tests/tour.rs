@@ -1,6 +1,8 @@
 //! The main job, end to end: the README's five minutes as pasted, and a real data set through the
 //! whole chain with an outage and a kill.
 
+#![allow(clippy::print_stdout, reason = "the figures of a run are worth a line")]
+
 use pillion_tests::mosquitto::Mosquitto;
 use pillion_tests::pillion::{TestDir, binary};
 use pillion_tests::tool::{command, words};
