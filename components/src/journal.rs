@@ -253,7 +253,7 @@ impl Journal {
             }
         };
         let mut queues = state.slots.iter().flatten().map(status).collect::<Vec<_>>();
-        queues.sort_by(|left, right| left.consumer.cmp(&right.consumer));
+        queues.sort_unstable_by(|left, right| left.consumer.cmp(&right.consumer));
         queues
     }
 }
