@@ -1,10 +1,11 @@
 //! Programs of others as judges: run to their end, or watched line by line.
 
-use crate::until;
+use crate::{PATIENCE, until};
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A running program. Dropping it kills it.
 #[derive(Debug)]
@@ -71,18 +72,21 @@ impl Tool {
 
     /// Waits for its end.
     pub async fn ended(mut self) -> Output {
-        let child = Mutex::new(&mut self.child);
-        let status = until(&format!("the end of {}", self.name), || {
-            let ended = child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
-            std::future::ready(ended.expect("a child of ours"))
-        })
-        .await;
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                break status;
+            }
+            let (name, out) = (&self.name, self.out());
+            assert!(begun.elapsed() < PATIENCE, "still running: {name}\n{out:#?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
         // The readers hold their lines until the pipes end, which is now or, where somebody else
         // has inherited them, whenever that one ends.
         let is_read = || Arc::strong_count(&self.out) == 1 && Arc::strong_count(&self.errors) == 1;
-        let begun = std::time::Instant::now();
-        while !is_read() && begun.elapsed() < crate::PATIENCE / 10 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        let begun = Instant::now();
+        while !is_read() && begun.elapsed() < PATIENCE / 10 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Output { status, out: self.out(), errors }
