@@ -59,6 +59,9 @@ pub(crate) fn measure(options: &Options, binary: &Path, checks: &mut Checks) -> 
         }
     }
     table.print("Instructions per request, user space, over all threads (valgrind)");
+    if !options.bless && !known.sections.contains_key(&known.here) {
+        println!("  no figures of {} to compare with: write them with --bless", known.here);
+    }
     if options.bless {
         known.write(&path)?;
         println!("  written to {}", path.display());
@@ -141,9 +144,22 @@ impl Counting {
     }
 }
 
-/// The table: a section per architecture, a line per row.
+/// The table: a section per architecture and compiler, a line per row. Another compiler makes other
+/// code, so its counts say nothing about a change of ours.
 struct Known {
     sections: BTreeMap<String, BTreeMap<String, f64>>,
+    /// The section of this machine.
+    here: String,
+}
+
+/// Such as `x86_64.rustc-1_95`.
+fn section_here() -> Result<String> {
+    let output = Command::new("rustc").arg("--version").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().nth(1).ok_or("rustc tells no version")?;
+    let mut numbers = version.split('.');
+    let (major, minor) = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
+    Ok(format!("{}.rustc-{major}_{minor}", std::env::consts::ARCH))
 }
 
 impl Known {
@@ -166,15 +182,15 @@ impl Known {
                 sections.entry(section.clone()).or_default().insert(key.trim().to_owned(), value);
             }
         }
-        Ok(Self { sections })
+        Ok(Self { sections, here: section_here()? })
     }
 
     fn get(&self, key: &str) -> Option<f64> {
-        self.sections.get(std::env::consts::ARCH)?.get(key).copied()
+        self.sections.get(&self.here)?.get(key).copied()
     }
 
     fn set(&mut self, key: &str, value: f64) {
-        let section = self.sections.entry(std::env::consts::ARCH.to_owned()).or_default();
+        let section = self.sections.entry(self.here.clone()).or_default();
         section.insert(key.to_owned(), value.round());
     }
 
