@@ -20,20 +20,25 @@ pub(super) async fn give_back(mut drain: Drain) {
 
     /// A look costs one read from `/proc`.
     const PERIOD: Duration = Duration::from_secs(20);
-    /// Growth since the last time that is worth a trim, which takes some hundred microseconds.
-    const GROWTH_BYTES: u64 = 1 << 20;
+    /// Trims after memory last changed: what is freed later, as idle connections are, shows only
+    /// when it is given back. Each takes some hundred microseconds.
+    const TRIMS: u32 = 3;
 
-    let resident = || process::resident_bytes().unwrap_or(0);
-    let mut kept = resident();
+    let mut known = process::resident_bytes();
+    let mut trims = 0;
     loop {
         tokio::select! {
             () = drain.started() => return,
             () = tokio::time::sleep(PERIOD) => {}
         }
-        if resident() > kept.saturating_add(GROWTH_BYTES) {
+        if process::resident_bytes() != known {
+            trims = TRIMS;
+        }
+        if trims > 0 {
+            trims -= 1;
             // SAFETY: malloc_trim may be called at any time; it only releases free pages.
             unsafe { libc::malloc_trim(0) };
-            kept = resident();
+            known = process::resident_bytes();
         }
     }
 }

@@ -178,7 +178,7 @@ fn files(path: &Path, report: &Report) -> Vec<PathBuf> {
     if files.len() > FILES_MAX {
         report.problem(format!("{shown}: more than {FILES_MAX} resource files: remove some"));
     }
-    files.sort();
+    files.sort_unstable();
     files
 }
 

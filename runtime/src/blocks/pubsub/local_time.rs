@@ -1,7 +1,5 @@
 //! The time of an event: RFC 3339 in the machine's zone, to the second.
 
-use jiff::Timestamp;
-use jiff::tz::{Offset, TimeZone};
 use std::sync::{Mutex, PoisonError};
 
 /// RFC 3339 without a fraction: `2026-01-31T23:59:59+01:00`.
@@ -19,20 +17,43 @@ impl LocalTime {
         let second = i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.0 != second || last.1.is_empty() {
-            *last = (second, format_in(&TimeZone::system(), second));
+            *last = (second, format(&local(second)));
         }
         last.1.clone()
     }
 }
 
-fn format_in(zone: &TimeZone, second: i64) -> Text {
-    let time = Timestamp::from_second(second).unwrap_or(Timestamp::MAX);
-    let zoned = time.to_zoned(zone.clone());
-    let pattern =
-        if zoned.offset() == Offset::UTC { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%:z" };
+/// The C library knows the machine's zone: `TZ`, else `/etc/localtime`.
+fn local(second: i64) -> libc::tm {
+    // SAFETY: `tm` is numbers and a pointer, for which zero is a value.
+    let mut tm: libc::tm = unsafe { std::mem::zeroed() };
+    // `time_t` has 32 bits on some targets.
+    let second = second as libc::time_t;
+    // SAFETY: both pointers are to values of this frame; localtime_r keeps neither.
+    let known = unsafe { !libc::localtime_r(&raw const second, &raw mut tm).is_null() };
+    if !known {
+        // Beyond the calendar.
+        (tm.tm_year, tm.tm_mon, tm.tm_mday) = (9999 - 1900, 11, 31);
+    }
+    tm
+}
+
+fn format(tm: &libc::tm) -> Text {
+    use std::fmt::Write as _;
     let mut text = Text::new();
-    let written =
-        std::fmt::Write::write_fmt(&mut text, format_args!("{}", zoned.strftime(pattern)));
+    let (year, month) = (tm.tm_year + 1900, tm.tm_mon + 1);
+    let (hour, minute, second) = (tm.tm_hour, tm.tm_min, tm.tm_sec);
+    let day = tm.tm_mday;
+    let mut written =
+        write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+    let minutes = tm.tm_gmtoff / 60;
+    written = written.and(match minutes {
+        0 => text.push('Z').map_err(|_| std::fmt::Error),
+        _ => {
+            let sign = if minutes < 0 { '-' } else { '+' };
+            write!(text, "{sign}{:02}:{:02}", minutes.abs() / 60, minutes.abs() % 60)
+        }
+    });
     debug_assert!(written.is_ok(), "25 bytes hold a time");
     text
 }
@@ -41,15 +62,31 @@ fn format_in(zone: &TimeZone, second: i64) -> Text {
 mod tests {
     use super::*;
 
+    fn tm(offset_s: i64) -> libc::tm {
+        // SAFETY: as above.
+        let mut tm: libc::tm = unsafe { std::mem::zeroed() };
+        (tm.tm_year, tm.tm_mon, tm.tm_mday) = (126, 0, 31);
+        (tm.tm_hour, tm.tm_min, tm.tm_sec) = (23, 59, 59);
+        tm.tm_gmtoff = offset_s as _;
+        tm
+    }
+
     #[test]
     fn times_carry_their_offset() {
-        assert_eq!(format_in(&TimeZone::UTC, 1_769_903_999), "2026-01-31T23:59:59Z");
-        let east = TimeZone::fixed(jiff::tz::offset(2));
-        assert_eq!(format_in(&east, 1_769_903_999), "2026-02-01T01:59:59+02:00");
+        assert_eq!(format(&tm(0)), "2026-01-31T23:59:59Z");
+        assert_eq!(format(&tm(7200)), "2026-01-31T23:59:59+02:00");
+        assert_eq!(format(&tm(-12_600)), "2026-01-31T23:59:59-03:30");
     }
 
     #[test]
     fn a_time_beyond_the_calendar_is_its_end() {
-        assert!(format_in(&TimeZone::UTC, i64::MAX).starts_with("9999-12-"));
+        assert!(format(&local(i64::MAX)).starts_with("9999-12-31"));
+    }
+
+    #[test]
+    fn the_local_time_is_the_same_moment() {
+        let text = LocalTime::default().text(1_769_903_999_000);
+        let moment: jiff::Timestamp = text.parse().expect("RFC 3339");
+        assert_eq!(moment.as_second(), 1_769_903_999);
     }
 }
