@@ -18,12 +18,13 @@ mod retained;
 mod stored;
 
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::options::Options;
 use crate::topic::Filter;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most messages of one subscription that are yielded and not yet acknowledged.
 pub const IN_FLIGHT_MAX: usize = 256;
@@ -108,6 +109,38 @@ impl Default for QueueLimits {
             overflow: Overflow::DropOldest,
             forget_after_ms: Some(30 * 24 * 3_600_000),
         }
+    }
+}
+
+impl QueueLimits {
+    /// The ends that settings name, of a component or of a subscription: `backlogBytesMax`,
+    /// `backlogAgeMax`, `overflow`, `forgetAfter`. What they leave out is the default; a time of 0
+    /// is none.
+    pub fn from_options(options: &Options) -> Result<Self> {
+        let default = Self::default();
+        let overflow = match options.text("overflow") {
+            None => default.overflow,
+            Some("drop-oldest") => Overflow::DropOldest,
+            Some("refuse") => Overflow::Refuse,
+            Some(other) => {
+                let message =
+                    format!("metadata 'overflow' is '{other}': write drop-oldest or refuse");
+                return Err(Error::new(Kind::Invalid, message));
+            }
+        };
+        // Zero is the word for none in both.
+        let duration_ms = |name: &str, default_ms: Option<u64>| {
+            let duration =
+                options.duration(name, Duration::from_millis(default_ms.unwrap_or(0)))?;
+            let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            Ok::<_, Error>(Some(ms).filter(|ms| *ms > 0))
+        };
+        Ok(Self {
+            backlog_bytes_max: options.bytes("backlogBytesMax", default.backlog_bytes_max)?,
+            backlog_age_max_ms: duration_ms("backlogAgeMax", default.backlog_age_max_ms)?,
+            overflow,
+            forget_after_ms: duration_ms("forgetAfter", default.forget_after_ms)?,
+        })
     }
 }
 

@@ -34,7 +34,13 @@ pub struct Blocks {
     pub endpoints: Vec<(Arc<str>, Vec<String>)>,
     /// Time.
     pub clock: pillion_components::env::Clock,
+    /// What is not as it should be.
+    pub notices: Notices,
 }
+
+/// Tells what an operator should know now: a key and a text each, for metadata. Nothing when all is
+/// well.
+pub type Notices = Box<dyn Fn() -> Vec<(&'static str, String)> + Send + Sync>;
 
 /// An open component and who may see it.
 pub struct Registered<C: ?Sized> {

@@ -12,7 +12,7 @@ mod wait;
 
 use crate::api::mqtt;
 use crate::app::Apps;
-use crate::blocks::{Blocks, invoke, pubsub, secrets, state};
+use crate::blocks::{Blocks, Notices, invoke, pubsub, secrets, state};
 use crate::cli::{Form, Refusal, Start};
 use crate::deliver::Redelivery;
 use crate::drain::{self, Exit, Shutdown};
@@ -25,7 +25,7 @@ use components::{Components, Opener};
 use hosting::{Drains, Host, Hosted};
 use join::Joined;
 use pillion_components::env::Clock;
-use pillion_components::pubsub::PubSub;
+use pillion_components::pubsub::{PubSub, QueueStatus};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -40,6 +40,9 @@ pub use wait::wait;
 
 /// Threads for name look-ups and other calls that block.
 const BLOCKING_THREADS_MAX: usize = 2;
+
+/// Queues that metadata names because they dropped messages; metrics have them all.
+const DROPPING_SHOWN_MAX: usize = 32;
 
 /// Serves until told to stop. Gives the exit code: 0 after a drain in time, the app's own if it
 /// was started by us and ended first, 1 otherwise.
@@ -146,6 +149,7 @@ async fn build(start: Start) -> Result<Running, String> {
             .collect(),
         invoke: invoke::Invocation::new(apps.clone(), endpoints),
         clock: clock.clone(),
+        notices: notices(storage.clone(), topics.clone()),
     });
 
     let (intake_end, intake) = drain::channel();
@@ -195,6 +199,30 @@ type Topics = BTreeMap<Arc<str>, Arc<dyn PubSub>>;
 
 fn by_name(components: &Components) -> Topics {
     components.pubsub.all().map(|one| (one.name.clone(), one.component.clone())).collect()
+}
+
+/// Storage that is damaged or full, and messages dropped by the end of a queue.
+fn notices(storage: Arc<LazyStorage>, topics: Topics) -> Notices {
+    Box::new(move || {
+        let mut notices = Vec::new();
+        if let Some(trouble) = storage.trouble() {
+            notices.push(("pillionStorage", trouble));
+        }
+        let dropped: Vec<String> = topics
+            .iter()
+            .flat_map(|(name, component)| {
+                let dropping = |queue: &QueueStatus| queue.dropped_messages > 0;
+                component.queues().into_iter().filter(dropping).map(move |queue| {
+                    format!("{name} {}: {}", queue.consumer, queue.dropped_messages)
+                })
+            })
+            .take(DROPPING_SHOWN_MAX)
+            .collect();
+        if !dropped.is_empty() {
+            notices.push(("pillionDropped", dropped.join(", ")));
+        }
+        notices
+    })
 }
 
 async fn open_metrics(

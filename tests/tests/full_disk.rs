@@ -159,6 +159,9 @@ async fn a_full_disk_refuses_what_is_new_and_lets_go_of_what_is_old() {
     let mut saved = fill(&pillion, 0).await;
     assert!(saved.len() * VALUE_BYTES > 2 << 20, "only {} values", saved.len());
     println!("full after {} values of {} KiB", saved.len(), VALUE_BYTES >> 10);
+    let metadata = pillion.get("/v1.0/metadata").await.json();
+    let told = metadata["extended"]["pillionStorage"].as_str().unwrap_or_default();
+    assert!(told.contains("full"), "{metadata}");
     check_all(&pillion, &saved).await;
 
     // Every door refuses, in its own words.

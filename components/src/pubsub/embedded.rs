@@ -10,7 +10,7 @@
 //! What no durable subscription wants and is not retained is not stored: it costs no write.
 
 use super::stored::{self, Stored};
-use super::{Feature, PubSub};
+use super::{Feature, PubSub, QueueLimits};
 use crate::context::Context;
 use crate::error::Result;
 use crate::options::Options;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub fn open(options: &Options, context: &Context) -> Result<Arc<dyn PubSub>> {
     let settings = stored::Settings {
         durability: stored::durability(options)?,
-        limits: stored::queue_limits(options)?,
+        limits: QueueLimits::from_options(options)?,
         // The quota is the storage's, and much larger.
         queue_bytes_max: u64::MAX,
         features: &[Feature::MessageTtl, Feature::SubscribeWildcards, Feature::BulkPubsub],

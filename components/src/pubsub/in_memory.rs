@@ -10,7 +10,7 @@
 //! Dapr's has not: an event says in its envelope when it expires.
 
 use super::stored::{self, Stored};
-use super::{Feature, PubSub};
+use super::{Feature, PubSub, QueueLimits};
 use crate::context::Context;
 use crate::error::Result;
 use crate::options::Options;
@@ -28,7 +28,7 @@ pub fn open(options: &Options, context: &Context) -> Result<Arc<dyn PubSub>> {
     let bytes_max = options.bytes("bytesMax", BYTES_MAX_DEFAULT)?;
     let settings = stored::Settings {
         durability: Durability::Durable,
-        limits: stored::queue_limits(options)?,
+        limits: QueueLimits::from_options(options)?,
         queue_bytes_max: bytes_max / QUEUES_FULL_AT_ONCE,
         features: &[Feature::SubscribeWildcards],
     };

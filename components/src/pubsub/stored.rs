@@ -4,7 +4,7 @@
 //! a retained message is written in the batch of its append.
 
 use super::retained::Retained;
-use super::{Delivery, Feature, Message, Overflow, PubSub, QueueLimits, QueueStatus};
+use super::{Delivery, Feature, Message, PubSub, QueueLimits, QueueStatus};
 use super::{Subscribe, Subscription};
 use crate::context::Context;
 use crate::env;
@@ -16,7 +16,6 @@ use crate::topic::{self, Filter};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Bytes of payload that one batch of a bulk publish carries: well below a segment of the log, and
 /// enough that the sync is paid for.
@@ -42,32 +41,6 @@ pub(super) fn durability(options: &Options) -> Result<Durability> {
             Err(Error::new(Kind::Invalid, message))
         }
     }
-}
-
-/// The ends of queues of the options.
-pub(super) fn queue_limits(options: &Options) -> Result<QueueLimits> {
-    let default = QueueLimits::default();
-    let overflow = match options.text("overflow") {
-        None => default.overflow,
-        Some("drop-oldest") => Overflow::DropOldest,
-        Some("refuse") => Overflow::Refuse,
-        Some(other) => {
-            let message = format!("metadata 'overflow' is '{other}': write drop-oldest or refuse");
-            return Err(Error::new(Kind::Invalid, message));
-        }
-    };
-    // Zero is the word for none in both.
-    let duration_ms = |name: &str, default_ms: Option<u64>| {
-        let duration = options.duration(name, Duration::from_millis(default_ms.unwrap_or(0)))?;
-        let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Ok::<_, Error>(Some(ms).filter(|ms| *ms > 0))
-    };
-    Ok(QueueLimits {
-        backlog_bytes_max: options.bytes("backlogBytesMax", default.backlog_bytes_max)?,
-        backlog_age_max_ms: duration_ms("backlogAgeMax", default.backlog_age_max_ms)?,
-        overflow,
-        forget_after_ms: duration_ms("forgetAfter", default.forget_after_ms)?,
-    })
 }
 
 /// A pub/sub component in one storage.
@@ -227,6 +200,7 @@ fn stream_id(storage: &Storage, name: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Overflow;
     use super::*;
 
     #[test]
@@ -245,11 +219,13 @@ mod tests {
             overflow: Overflow::Refuse,
             forget_after_ms: None,
         };
-        assert_eq!(queue_limits(&options).unwrap(), expected);
-        assert_eq!(queue_limits(&Options::default()).unwrap(), QueueLimits::default());
+        assert_eq!(QueueLimits::from_options(&options).unwrap(), expected);
+        assert_eq!(QueueLimits::from_options(&Options::default()).unwrap(), QueueLimits::default());
         for (name, value) in [("overflow", "maybe"), ("backlogAgeMax", "5"), ("durability", "no")] {
             let options: Options = [(name, value)].into_iter().collect();
-            let error = queue_limits(&options).and(durability(&options).map(drop)).unwrap_err();
+            let error = QueueLimits::from_options(&options)
+                .and(durability(&options).map(drop))
+                .unwrap_err();
             assert!(error.message().contains(name), "{error}");
         }
     }

@@ -50,6 +50,12 @@ impl LazyStorage {
         opened.as_ref()?.as_ref().ok().cloned()
     }
 
+    /// What is wrong with it, if anything is.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let status = self.get()?.status();
+        status.unhealthy.or_else(|| status.full.then(|| "full: new data is refused".to_owned()))
+    }
+
     /// Takes the engine's numbers over into the metrics.
     pub(super) fn record(&self) {
         let Some(storage) = self.get() else { return };

@@ -15,10 +15,9 @@ use crate::resources::SubscriptionPlan;
 use hyper::Uri;
 use pillion_components::env::Clock;
 use pillion_components::options::{Options, is_truthy};
-use pillion_components::pubsub::{Overflow, PubSub, QueueLimits, Subscribe, Subscription};
+use pillion_components::pubsub::{PubSub, QueueLimits, Subscribe, Subscription};
 use pillion_components::topic::{self, Filter};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::OnceCell;
 use tracing::warn;
 
@@ -71,7 +70,7 @@ impl Feed {
         let limits = if subscription.programmatic {
             QueueLimits::default()
         } else {
-            queue_limits(&options).map_err(|error| error.to_string())?
+            QueueLimits::from_options(&options).map_err(|error| error.to_string())?
         };
         let dead_letter = plan.dead_letter_topic.as_deref();
         let dead_letter = dead_letter.filter(|topic| is_usable(topic, blocks, app, &plan));
@@ -135,55 +134,9 @@ fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
 }
 
-/// The ends of a declared subscription's queue, in its metadata: `backlogBytesMax`, `backlogAgeMax`, `overflow`, `forgetAfter`.
-fn queue_limits(options: &Options) -> pillion_components::Result<QueueLimits> {
-    let default = QueueLimits::default();
-    let age_ms = |name, default: Option<u64>| -> pillion_components::Result<Option<u64>> {
-        let default = Duration::from_millis(default.unwrap_or_default());
-        let age = options.duration(name, default)?;
-        let ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        Ok(Some(ms).filter(|ms| *ms > 0))
-    };
-    let overflow = match options.text("overflow") {
-        None | Some("drop-oldest") => Overflow::DropOldest,
-        Some("refuse") => Overflow::Refuse,
-        Some(other) => {
-            return Err(pillion_components::Error::new(
-                pillion_components::Kind::Invalid,
-                format!("metadata 'overflow' is '{other}': write drop-oldest or refuse"),
-            ));
-        }
-    };
-    Ok(QueueLimits {
-        backlog_bytes_max: options.bytes("backlogBytesMax", default.backlog_bytes_max)?,
-        backlog_age_max_ms: age_ms("backlogAgeMax", default.backlog_age_max_ms)?,
-        overflow,
-        forget_after_ms: age_ms("forgetAfter", default.forget_after_ms)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ends_of_a_queue_are_read_from_metadata() {
-        let options = Options::from_iter([
-            ("backlogBytesMax", "1Mi"),
-            ("backlogAgeMax", "1h"),
-            ("overflow", "refuse"),
-            ("forgetAfter", "0"),
-        ]);
-        let limits = queue_limits(&options).expect("limits");
-        let expected = QueueLimits {
-            backlog_bytes_max: 1 << 20,
-            backlog_age_max_ms: Some(3_600_000),
-            overflow: Overflow::Refuse,
-            forget_after_ms: None,
-        };
-        assert_eq!(limits, expected);
-        assert!(queue_limits(&Options::from_iter([("overflow", "x")])).is_err());
-    }
 
     #[test]
     fn paths_get_their_slash() {

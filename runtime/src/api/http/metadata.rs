@@ -109,6 +109,8 @@ pub(super) fn get(app: &App, blocks: &Blocks) -> Response<Body> {
     let components = blocks.shown.iter().filter(|shown| visible(&shown.scopes));
     let endpoints = blocks.endpoints.iter().filter(|(_, scopes)| visible(scopes));
     let own = [("daprRuntimeVersion", DAPR_VERSION), ("pillionVersion", env!("CARGO_PKG_VERSION"))];
+    let notices = (blocks.notices)();
+    let notices = notices.iter().map(|(key, text)| (*key, text.as_str()));
     let metadata = Metadata {
         id: &app.id,
         runtime_version: DAPR_VERSION,
@@ -120,7 +122,12 @@ pub(super) fn get(app: &App, blocks: &Blocks) -> Response<Body> {
                 capabilities: &shown.capabilities,
             })
             .collect(),
-        extended: extended.iter().map(|(k, v)| (k.as_str(), v.as_str())).chain(own).collect(),
+        extended: extended
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .chain(own)
+            .chain(notices)
+            .collect(),
         subscriptions: subscriptions.iter().map(Subscription::of).collect(),
         http_endpoints: endpoints.map(|(name, _)| Endpoint { name }).collect(),
         app_connection_properties: Connection::of(app.channel.as_deref()),

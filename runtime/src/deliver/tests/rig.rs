@@ -159,6 +159,7 @@ impl Rig {
         let app = App::new("app1", "default", None, Access::default(), Some(channel));
         let apps = Arc::new(Apps::default());
         let blocks = Blocks {
+            notices: Box::new(Vec::new),
             state: State::new(StateStores::default(), clock.clone()),
             pubsub: Publishing::new(components, clock.clone()),
             secrets: Secrets::new(SecretStores::default()),

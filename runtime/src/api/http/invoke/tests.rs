@@ -76,6 +76,7 @@ impl Door {
             assert!(apps.insert(one));
         }
         let blocks = Blocks {
+            notices: Box::new(Vec::new),
             state: state::State::new(StateStores::default(), Clock::system()),
             pubsub: pubsub::Publishing::new(PubSubs::default(), Clock::system()),
             secrets: secrets::Secrets::new(SecretStores::default()),

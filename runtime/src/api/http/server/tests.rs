@@ -84,6 +84,7 @@ async fn serve_with(limits: Limits, token: Option<&str>) -> Served {
     app.ready.set_outbound();
     app.ready.set_inbound();
     let blocks = Blocks {
+        notices: Box::new(Vec::new),
         apps: apps.clone(),
         state: State::new(stores, Clock::manual(0)),
         pubsub: Publishing::new(PubSubs::default(), Clock::manual(0)),
