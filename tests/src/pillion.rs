@@ -212,6 +212,16 @@ impl Pillion {
         answer.unwrap_or_else(|error| panic!("metrics: {error}\n{}", self.log())).text()
     }
 
+    /// Waits until a durable queue whose name begins so exists: what is published before is wanted
+    /// by nobody, and not stored.
+    pub async fn has_queue(&self, consumer: &str) {
+        let label = format!("consumer=\"{consumer}");
+        until(&format!("the queue {consumer}\n{}", self.log()), || async {
+            self.metrics().await.contains(&label).then_some(())
+        })
+        .await;
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).expect("a process id");

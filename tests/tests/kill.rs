@@ -279,6 +279,8 @@ async fn nothing_acknowledged_is_lost_or_out_of_order() {
         .resource("link.yaml", &LINK.replace("PORT", &mosquitto.port.to_string()));
 
     let mut pillion = desk.start().await;
+    pillion.has_queue("app/").await;
+    pillion.has_queue("link/").await;
     for _ in 0..rounds {
         check_state(&pillion, &ledger).await;
         let mut load = JoinSet::new();

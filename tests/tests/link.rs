@@ -229,6 +229,7 @@ async fn everything_arrives_in_order_whatever_breaks() {
     let uplink = Uplink::to(mosquitto.address()).await;
     let desk = Desk::new().resource("link.yaml", &LINK.replace("PORT", &uplink.port.to_string()));
     let mut pillion = desk.start().await;
+    pillion.has_queue("link/uplink/").await;
 
     let (at_cloud, at_device) = (Numbers::default(), Numbers::default());
     let (cloud, device) = (mosquitto.address(), desk.mqtt());
