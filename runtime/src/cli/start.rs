@@ -81,6 +81,9 @@ pub(super) fn start(
     if let (Some(enabled), Some(app)) = (api_logging, plan.apps.first_mut()) {
         app.configuration.api_logging.enabled = enabled;
     }
+    if plan.apps.iter().any(|app| app.configuration.api_logging.enabled) {
+        report.warning("API logging is asked for: this build writes no line for each API call");
+    }
     let unwanted = plan.apps.first().is_some_and(|app| !app.configuration.metrics_enabled);
     if form != Form::Gateway && unwanted && !has_metrics_flags {
         plan.gateway.metrics = None;
