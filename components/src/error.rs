@@ -47,6 +47,10 @@ impl Kind {
     }
 }
 
+/// What a build without the feature `tls` answers where TLS is asked for.
+pub const WITHOUT_TLS: &str =
+    "this build has no TLS: install the package pillion, or build with the feature tls";
+
 /// A kind, a message for the person who called, and where it came from.
 ///
 /// The message says what to change and never carries a secret.

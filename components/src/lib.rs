@@ -17,4 +17,4 @@ pub mod state;
 pub mod storage;
 pub mod topic;
 
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Kind, Result, WITHOUT_TLS};

@@ -33,6 +33,8 @@ mod consumer;
 mod filters;
 mod hub;
 mod settings;
+#[cfg(feature = "tls")]
+mod tls;
 
 use super::{Assurance, Delivery, Feature, Message, PubSub, QueueStatus, Subscribe, Subscription};
 use crate::context::Context;

@@ -16,6 +16,10 @@ mod round;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "mqtt/tls_absent.rs"]
 pub mod tls;
 mod wire;
 
@@ -36,7 +40,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 /// Time for a client to say who it is: TLS and CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -217,7 +220,7 @@ impl Drop for Connected {
 /// Accepts clients until the process drains, over TLS if the door's plan says so for this listener.
 pub async fn serve(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<tls::Acceptor>,
     door: Arc<Door>,
     mut drain: Drain,
 ) {

@@ -4,6 +4,10 @@ mod measured;
 pub(crate) mod pool;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "channel/tls_absent.rs"]
 pub(crate) mod tls;
 
 use crate::body::Body;

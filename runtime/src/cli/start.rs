@@ -7,6 +7,7 @@ use crate::resources::{
     self, ADDRESS_FORM, AppPlan, ChannelPlan, ComponentPlan, Environment, Gateway, GatewayFlags,
     HealthPlan, Report, Setting, Wanted, parse_address, parse_ip,
 };
+use pillion_components::WITHOUT_TLS;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -228,6 +229,9 @@ fn channel(
         ));
     }
     let tls = protocol == "https" || arguments.switch("app-ssl", report) == Some(true);
+    if tls && cfg!(not(feature = "tls")) {
+        report.problem(format!("the app's protocol asks for TLS: {WITHOUT_TLS}"));
+    }
     let host = arguments.text("app-channel-address").unwrap_or("127.0.0.1");
     let host = parse_ip(host).map_or_else(|| host.to_owned(), |ip| ip.to_string());
     let concurrency = arguments.number("app-max-concurrency", report, -1..=i64::from(u32::MAX));

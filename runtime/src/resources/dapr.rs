@@ -167,10 +167,12 @@ pub(crate) fn endpoint(
     let secret_store = secret_store(root);
     let spec = root.required_map("spec")?;
     let base_url = spec.required("baseUrl");
-    let is_http = ["http://", "https://"].iter().any(|scheme| {
+    let begins = |scheme: &str| {
         base_url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-    });
-    if !base_url.is_empty() && !is_http {
+    };
+    if begins("https://") {
+        spec.wants_tls("baseUrl");
+    } else if !base_url.is_empty() && !begins("http://") {
         spec.problem("baseUrl", format!("is '{base_url}': begin it with http:// or https://"));
     }
     if spec.has("clientTLS") {

@@ -6,6 +6,7 @@ use super::addresses::{ADDRESS_FORM, parse_address};
 use super::load::Surroundings;
 use super::yaml::{Document, Entry, Node, Value};
 use super::{SecretRef, Setting};
+use pillion_components::WITHOUT_TLS;
 use pillion_components::options::{parse_bytes, parse_duration};
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -112,6 +113,13 @@ impl<'a> Fields<'a> {
     pub(crate) fn warning(&self, key: &str, text: impl Display) {
         let text = format!("{}: {} {text}", self.place(key), self.name(key));
         self.report.warning(text);
+    }
+
+    /// Reports that `key` asks for TLS, where this build has none.
+    pub(crate) fn wants_tls(&self, key: &str) {
+        if cfg!(not(feature = "tls")) {
+            self.problem(key, format_args!("asks for TLS: {WITHOUT_TLS}"));
+        }
     }
 
     /// `file:line` of a key, or of the mapping.

@@ -92,6 +92,7 @@ fn storage(fields: &Fields<'_>) -> StoragePlan {
 
 fn mqtt(fields: &Fields<'_>) -> MqttPlan {
     let tls = fields.map("tls").map(|tls| {
+        fields.wants_tls("tls");
         let plan = MqttTlsPlan {
             listen: tls.address("listen").unwrap_or((Ipv4Addr::LOCALHOST, 8883).into()),
             certificate: PathBuf::from(tls.required("certificate")),
@@ -263,6 +264,9 @@ fn http_listeners(listen: &Fields<'_>) -> (Vec<SocketAddr>, Option<PathBuf>) {
 fn channel(fields: &Fields<'_>, app_id: &str, token: Option<String>) -> Option<ChannelPlan> {
     let words = [("http", false), ("https", true)];
     let tls = fields.word("protocol", &words).unwrap_or(false);
+    if tls {
+        fields.wants_tls("protocol");
+    }
     let max_concurrency = fields.number("maxConcurrency", 1..=1_000_000);
     let address = fields.node("address");
     if address.is_none() {

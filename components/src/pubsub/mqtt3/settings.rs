@@ -2,12 +2,11 @@
 
 use super::PUBLISHES_MAX;
 use crate::context::Context;
+#[cfg(not(feature = "tls"))]
+use crate::error::WITHOUT_TLS;
 use crate::error::{Error, Kind, Result};
 use crate::options::Options;
-use rumqttc::{AckMode, Broker, MqttOptions, QoS, TlsConfiguration, Transport};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rumqttc::{AckMode, Broker, MqttOptions, QoS};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,9 +83,11 @@ impl Settings {
             }
             (None, _) => {}
         }
-        let tls = tls(options)?;
+        #[cfg(feature = "tls")]
+        super::tls::set(&mut client, options, address.tls)?;
+        #[cfg(not(feature = "tls"))]
         if address.tls {
-            client.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls))));
+            return Err(Error::new(Kind::Unsupported, format!("metadata 'url': {WITHOUT_TLS}")));
         }
         Ok(Self {
             client,
@@ -172,63 +173,7 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// TLS with the authorities of `caCert`, else those of the web, and our certificate if there is one.
-fn tls(options: &Options) -> Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    match pem(options, "caCert")? {
-        Some(text) => {
-            for certificate in certificates("caCert", &text)? {
-                roots.add(certificate).map_err(|error| {
-                    invalid(format!("metadata 'caCert': not an authority: {error}"))
-                })?;
-            }
-        }
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(Kind::Internal, format!("TLS: {error}")))?
-        .with_root_certificates(roots);
-    match (pem(options, "clientCert")?, pem(options, "clientKey")?) {
-        (None, None) => Ok(builder.with_no_client_auth()),
-        (Some(chain), Some(key)) => {
-            let chain = certificates("clientCert", &chain)?;
-            // The error of the parser is left out: it could quote the key.
-            let key = PrivateKeyDer::from_pem_slice(&key)
-                .map_err(|_| invalid("metadata 'clientKey' holds no PEM private key".into()))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| {
-                invalid(format!("metadata 'clientCert' and 'clientKey' do not fit: {error}"))
-            })
-        }
-        _ => Err(invalid("metadata 'clientCert' and 'clientKey' go together".into())),
-    }
-}
-
-/// The PEM text of a setting: the text itself, or the content of the file it names.
-fn pem(options: &Options, name: &str) -> Result<Option<Vec<u8>>> {
-    let Some(text) = options.text(name) else { return Ok(None) };
-    if text.contains("-----BEGIN") {
-        return Ok(Some(text.as_bytes().to_vec()));
-    }
-    std::fs::read(text).map(Some).map_err(|error| {
-        invalid(format!(
-            "metadata '{name}' is neither PEM text nor a file that can be read: {error}"
-        ))
-    })
-}
-
-fn certificates(name: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
-    let found: Vec<_> = CertificateDer::pem_slice_iter(text)
-        .collect::<std::result::Result<_, _>>()
-        .map_err(|error| invalid(format!("metadata '{name}': broken PEM: {error}")))?;
-    if found.is_empty() {
-        return Err(invalid(format!("metadata '{name}' holds no PEM certificate")));
-    }
-    Ok(found)
-}
-
-fn invalid(message: String) -> Error {
+pub(super) fn invalid(message: String) -> Error {
     Error::new(Kind::Invalid, message)
 }
 

@@ -5,6 +5,11 @@
 //! hyper's own timeout for heads makes a timer for each request and ends connections that merely
 //! rest, so the one here watches from outside and costs a request nothing.
 
+#[cfg(feature = "http2")]
+mod http2;
+#[cfg(not(feature = "http2"))]
+#[path = "server/http2_absent.rs"]
+mod http2;
 mod io;
 #[cfg(test)]
 mod tests;
@@ -15,10 +20,9 @@ use crate::app::App;
 use crate::blocks::Blocks;
 use crate::drain::{Drain, RequestExit};
 use crate::resources::Limits;
-use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
 use io::{Io, Stream};
-use pillion_components::options::is_truthy;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -38,12 +42,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// hyper refuses a smaller read buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
-
-/// Requests at a time on one HTTP/2 connection.
-const HTTP2_STREAMS_MAX: u32 = 100;
-
-/// Bytes that a client may send ahead on an HTTP/2 connection, and on one stream of it.
-const HTTP2_WINDOW_BYTES: u32 = 256 << 10;
 
 /// What every connection of one app's listeners shares.
 pub struct Door {
@@ -114,7 +112,7 @@ pub async fn serve(listener: Listener, door: Arc<Door>, mut drain: Drain) {
 struct Protocols {
     http1: http1::Builder,
     /// `None` when it is turned off.
-    http2: Option<http2::Builder<TokioExecutor>>,
+    http2: Option<http2::Http2>,
 }
 
 impl Protocols {
@@ -124,17 +122,7 @@ impl Protocols {
             .max_header_size(limits.header_bytes_max)
             .max_buf_size(limits.header_bytes_max.max(BUFFER_BYTES_MIN))
             .header_read_timeout(None);
-        let disabled = std::env::var("DAPR_HTTP_DISABLE_H2C").is_ok_and(|text| is_truthy(&text));
-        let http2 = (!disabled).then(|| {
-            let mut http2 = http2::Builder::new(TokioExecutor::new());
-            http2
-                .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
-                .max_concurrent_streams(HTTP2_STREAMS_MAX)
-                .initial_stream_window_size(HTTP2_WINDOW_BYTES)
-                .initial_connection_window_size(HTTP2_WINDOW_BYTES);
-            http2
-        });
-        Self { http1, http2 }
+        Self { http1, http2: http2::Http2::new(limits) }
     }
 }
 
@@ -153,35 +141,28 @@ impl Connection {
         let mut io = Io::new(stream, phase.clone());
         let service = Service::new(shared, phase.clone());
         let mut watch = Watch::new(&phase, head_timeout);
-        let as_http2 = match &protocols.http2 {
-            None => None,
-            Some(builder) => {
-                let begins = tokio::select! {
-                    begins = io.begins_as_http2() => begins,
-                    () = watch.overdue() => return,
-                    () = drain.started() => return,
-                };
-                match begins {
-                    Ok(true) => Some(builder),
-                    Ok(false) => None,
-                    Err(_gone) => return,
+        if let Some(http2) = &protocols.http2 {
+            let begins = tokio::select! {
+                begins = io.begins_as_http2() => begins,
+                () = watch.overdue() => return,
+                () = drain.started() => return,
+            };
+            match begins {
+                Ok(true) => {
+                    watch.multiplexed();
+                    return http2.serve(io, service, watch, drain).await;
                 }
+                Ok(false) => {}
+                Err(_gone) => return,
             }
-        };
-        // How a connection ends is the client's business: it went away, or sent what is no HTTP
-        // and was told so.
-        if let Some(builder) = as_http2 {
-            watch.multiplexed();
-            let connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-            converse(connection, http2::Connection::graceful_shutdown, watch, drain).await;
-        } else {
-            let connection = pin!(protocols.http1.serve_connection(TokioIo::new(io), service));
-            converse(connection, http1::Connection::graceful_shutdown, watch, drain).await;
         }
+        let connection = pin!(protocols.http1.serve_connection(TokioIo::new(io), service));
+        converse(connection, http1::Connection::graceful_shutdown, watch, drain).await;
     }
 }
 
-/// Drives a connection until it ends, is overdue, or was asked to finish and has.
+/// Drives a connection until it ends, is overdue, or was asked to finish and has. How it ends is
+/// the client's business: it went away, or sent what is no HTTP and was told so.
 async fn converse<C: Future>(
     mut connection: Pin<&mut C>,
     finish: fn(Pin<&mut C>),

@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 /// Silence on a socket after which the kernel asks whether the other end is there, how often, and
 /// how many answers may be missing: a vanished client is found after seven minutes.
@@ -26,7 +25,7 @@ const PROBES_MAX: libc::c_int = 4;
 pub(super) struct Client {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<tls::Acceptor>,
 }
 
 /// Serves one client from its first byte to its last.
@@ -72,11 +71,7 @@ async fn open(door: &Door, client: Client) -> Option<(Wire, Option<String>)> {
     probe_when_idle(&stream);
     let (io, certificate_name): (Box<dyn Io>, _) = match tls {
         None => (Box::new(stream), None),
-        Some(acceptor) => {
-            let stream = acceptor.accept(stream).await.ok()?;
-            let name = tls::client_name(stream.get_ref().1);
-            (Box::new(stream), name)
-        }
+        Some(acceptor) => tls::accept(&acceptor, stream).await?,
     };
     let wire = Wire::new(io, door.limits.packet_bytes_max, door.packets.clone());
     Some((wire, certificate_name))

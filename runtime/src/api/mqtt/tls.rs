@@ -1,5 +1,6 @@
 //! TLS for the MQTT door: the acceptor from PEM files, and the name in a client's certificate.
 
+use super::wire;
 use crate::resources::MqttTlsPlan;
 use pillion_components::{Error, Kind, Result};
 use rustls::server::WebPkiClientVerifier;
@@ -8,12 +9,17 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+
+/// Certificates and rules of one listener.
+#[derive(Clone)]
+pub struct Acceptor(TlsAcceptor);
 
 /// Reads the plan's files and builds the acceptor. With `client_ca`, a client may show a
 /// certificate of those authorities: the common name of its subject is then its user, and no
 /// password is asked for. A client without one says who it is in CONNECT.
-pub fn acceptor(plan: &MqttTlsPlan) -> Result<TlsAcceptor> {
+pub fn acceptor(plan: &MqttTlsPlan) -> Result<Acceptor> {
     let chain = certificates(&plan.certificate)?;
     let key = read(&plan.key)?;
     let key = PrivateKeyDer::from_pem_slice(&key)
@@ -39,7 +45,18 @@ pub fn acceptor(plan: &MqttTlsPlan) -> Result<TlsAcceptor> {
     let config = builder
         .with_single_cert(chain, key)
         .map_err(|error| invalid(&plan.certificate, &error.to_string()))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Acceptor(TlsAcceptor::from(Arc::new(config))))
+}
+
+/// The handshake: the bytes of the client, and the name in its certificate if it showed one.
+/// `None` when it fails, which is the client's to notice.
+pub(super) async fn accept(
+    acceptor: &Acceptor,
+    stream: TcpStream,
+) -> Option<(Box<dyn wire::Io>, Option<String>)> {
+    let stream = acceptor.0.accept(stream).await.ok()?;
+    let name = client_name(stream.get_ref().1);
+    Some((Box::new(stream), name))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
@@ -59,7 +76,7 @@ fn invalid(path: &Path, why: &str) -> Error {
 
 /// Common name of the verified certificate of this client, if it showed one. An empty name stands
 /// for a certificate without: it is nobody's.
-pub(super) fn client_name(connection: &ServerConnection) -> Option<String> {
+fn client_name(connection: &ServerConnection) -> Option<String> {
     let certificate = connection.peer_certificates()?.first()?;
     Some(common_name(certificate).unwrap_or_default())
 }

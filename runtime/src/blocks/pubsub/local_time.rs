@@ -27,7 +27,8 @@ impl LocalTime {
 fn local(second: i64) -> libc::tm {
     // SAFETY: `tm` is numbers and a pointer, for which zero is a value.
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
-    // `time_t` has 32 bits on some targets.
+    // 32 bits on 32-bit targets with musl, of which the C library is told so too.
+    #[allow(deprecated, reason = "the name stays when the type grows")]
     let second = second as libc::time_t;
     // SAFETY: both pointers are to values of this frame; localtime_r keeps neither.
     let known = unsafe { !libc::localtime_r(&raw const second, &raw mut tm).is_null() };

@@ -250,7 +250,9 @@ async fn a_client_may_begin_with_http2() {
     let served = serve_with(Limits::default(), None).await;
     let io = TokioIo::new(served.connect().await);
     let (mut client, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io)
+            .await
+            .unwrap();
     tokio::spawn(connection);
     let request = hyper::Request::get("http://x/v1.0/state/s/value")
         .body(http_body_util::Empty::<bytes::Bytes>::new())

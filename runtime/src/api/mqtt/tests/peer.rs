@@ -2,6 +2,7 @@
 
 use super::fake::Fake;
 use crate::api::mqtt::codec::{decode, encode};
+use crate::api::mqtt::tls::Acceptor;
 use crate::api::mqtt::{Door, serve};
 use crate::broker::packet::{
     Ack, ConnAck, Connect, Packet, Properties, Publish, Qos, Reason, RetainHandling, Subscribe,
@@ -21,7 +22,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 
 /// Longest that anything a test waits for may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ impl Serving {
 
 impl Serving<Arc<dyn PubSub>> {
     /// Before the real component in memory.
-    pub(super) async fn real(users: Vec<MqttUserPlan>, tls: Option<TlsAcceptor>) -> Self {
+    pub(super) async fn real(users: Vec<MqttUserPlan>, tls: Option<Acceptor>) -> Self {
         let context = Context {
             name: "pubsub".into(),
             app_id: "test".into(),
@@ -62,7 +62,7 @@ impl Serving<Arc<dyn PubSub>> {
     pub(super) async fn over(
         component: Arc<dyn PubSub>,
         users: Vec<MqttUserPlan>,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Acceptor>,
     ) -> Self {
         Self::start(component.clone(), component, MqttLimits::default(), users, tls).await
     }
@@ -74,7 +74,7 @@ impl<C> Serving<C> {
         pubsub: Arc<dyn PubSub>,
         limits: MqttLimits,
         users: Vec<MqttUserPlan>,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Acceptor>,
     ) -> Self {
         let plan = MqttPlan {
             listen: None,
