@@ -2,7 +2,7 @@
 //! again.
 
 use crate::app::App;
-use crate::pillion::{Pillion, TestDir, binary, free_port};
+use crate::pillion::{Pillion, TestDir, command_words, free_port};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -98,7 +98,8 @@ impl Desk {
 
     /// The whole command line, for a test that puts something around it.
     pub fn command_line(&self) -> Vec<String> {
-        let mut words = vec![binary().display().to_string(), "run".into()];
+        let mut words = command_words();
+        words.push("run".into());
         let mut flag = |name: &str, value: String| words.extend([name.to_owned(), value]);
         flag("--resources-path", self.dir.path().join("resources").display().to_string());
         flag("--data-dir", self.data.display().to_string());

@@ -1,10 +1,9 @@
 //! `pillion serve DIR` over one directory and fixed ports.
 
-use crate::pillion::{Pillion, TestDir, binary, free_port};
+use crate::pillion::{self, Pillion, TestDir, free_port};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::Command;
 
 /// What stays when the process goes.
 #[derive(Debug)]
@@ -67,8 +66,8 @@ impl Gateway {
 
     /// Starts it without waiting.
     pub fn spawn(&self) -> Pillion {
-        let mut command = Command::new(binary());
-        command.arg("serve").arg(self.dir.path().join("resources"));
+        let mut command = pillion::command(["serve"]);
+        command.arg(self.dir.path().join("resources"));
         command.arg("--data-dir").arg(self.dir.path().join("data"));
         command.env_clear().envs(self.environment.iter().cloned());
         Pillion::spawn(command, self.http, self.metrics, TestDir::new())

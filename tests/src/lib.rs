@@ -11,6 +11,7 @@
 //! ```
 
 pub mod app;
+pub mod certificates;
 pub mod desk;
 pub mod gateway;
 pub mod http;

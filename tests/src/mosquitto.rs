@@ -23,12 +23,17 @@ impl Default for Mosquitto {
 impl Mosquitto {
     /// A broker that is not running yet.
     pub fn new() -> Self {
+        Self::with("")
+    }
+
+    /// The same with further lines in its configuration, which end with a line's end.
+    pub fn with(lines: &str) -> Self {
         let dir = TestDir::new();
         let port = free_port();
         let text = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
              persistence_location {}/\nset_tcp_nodelay true\n\
-             max_queued_messages 0\nmax_inflight_messages 200\nuser root\nlog_type error\n",
+             max_queued_messages 0\nmax_inflight_messages 200\nuser root\nlog_type error\n{lines}",
             dir.path().display()
         );
         fs::write(dir.path().join("mosquitto.conf"), text).expect("a writable file");

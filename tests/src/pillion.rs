@@ -2,9 +2,11 @@
 
 use crate::app::App;
 use crate::http::{Answer, Request};
+use crate::tool::words;
 use crate::until;
 use bytes::Bytes;
 use hyper::Method;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -97,9 +99,8 @@ impl Setup {
     pub fn spawn(self) -> Pillion {
         let (port, metrics_port, grpc_port) = (free_port(), free_port(), free_port());
         let resources = self.dir.path().join("resources").display().to_string();
-        let mut command = Command::new(binary());
+        let mut command = command(["--app-id", "app1", "--resources-path", &resources]);
         command
-            .args(["--app-id", "app1", "--resources-path", &resources])
             .args(["--dapr-http-port", &port.to_string()])
             .args(["--dapr-grpc-port", &grpc_port.to_string()])
             .args(["--metrics-port", &metrics_port.to_string()]);
@@ -280,6 +281,33 @@ pub fn binary() -> PathBuf {
         panic!("no pillion beside {}: build it (cargo build) or set PILLION_BIN", test.display())
     });
     profile.join("pillion")
+}
+
+/// The words of `PILLION_UNDER`, such as `qemu-aarch64-static`: the program that runs the binary,
+/// where this machine cannot.
+pub fn under() -> Vec<String> {
+    words(&std::env::var("PILLION_UNDER").unwrap_or_default())
+}
+
+/// The words that start the binary.
+pub fn command_words() -> Vec<String> {
+    let mut words = under();
+    words.push(binary().display().to_string());
+    words
+}
+
+/// The binary with these arguments.
+pub fn command<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let words = command_words();
+    let (program, before) = words.split_first().expect("the binary at least");
+    let mut command = Command::new(program);
+    command.args(before).args(arguments);
+    command
+}
+
+/// Figures are promised of the release build, run by the machine itself; others only print them.
+pub fn is_measured() -> bool {
+    under().is_empty() && binary().components().any(|part| part.as_os_str() == "release")
 }
 
 /// A TCP port that nobody has now.

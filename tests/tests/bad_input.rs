@@ -3,9 +3,8 @@
 //!
 //! Random cases print their seed; `PILLION_SEED` repeats them.
 
-use pillion_tests::pillion::{TestDir, binary};
+use pillion_tests::pillion::{self, TestDir};
 use pillion_tests::random::Random;
-use pillion_tests::tool::command;
 use pillion_tests::{App, Desk, Gateway, Pillion, Request, Tool, json, mqtt, until};
 use std::fs;
 use std::net::SocketAddr;
@@ -119,7 +118,7 @@ async fn wrong_resources_are_told_all_at_once_with_file_and_line() {
     );
     let path = dir.path().display().to_string();
     for arguments in [vec!["check", &path], vec!["serve", &path]] {
-        let said = Tool::run(command(&binary().display().to_string(), &arguments)).await;
+        let said = Tool::run(pillion::command(&arguments)).await;
         assert!(!said.status.success() && said.status.code().is_some(), "{said:?}");
         let text = [said.out, said.errors].concat().join("\n");
         for wanted in [
@@ -140,7 +139,7 @@ async fn wrong_resources_are_told_all_at_once_with_file_and_line() {
     }
     // daprd's form says the same as a fatal log line.
     let arguments = ["--app-id", "a", "--resources-path", &path];
-    let said = Tool::run(command(&binary().display().to_string(), arguments)).await;
+    let said = Tool::run(pillion::command(arguments)).await;
     let text = [said.out, said.errors].concat().join("\n");
     assert_eq!(said.status.code(), Some(1), "{text}");
     assert!(text.contains("level=fatal") && text.contains("a.yaml:5"), "{text}");
@@ -177,7 +176,7 @@ async fn damaged_resources_never_end_the_checker_badly() {
         let dir = TestDir::new();
         fs::write(dir.path().join("x.yaml"), &text).expect("a writable file");
         let arguments = ["check".to_owned(), dir.path().display().to_string()];
-        let said = Tool::run(command(&binary().display().to_string(), arguments)).await;
+        let said = Tool::run(pillion::command(arguments)).await;
         let shown = String::from_utf8_lossy(&text);
         let code = said.status.code();
         assert!(code == Some(0) || code == Some(1), "{}\n{shown}\n{said:?}", file.display());

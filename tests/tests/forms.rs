@@ -2,12 +2,11 @@
 //!
 //! Each test runs the real binary as an operator would type it.
 
-use pillion_tests::pillion::{TestDir, binary, free_port};
+use pillion_tests::pillion::{self, TestDir, free_port};
 use pillion_tests::tool::{command, words};
 use pillion_tests::{App, Desk, Gateway, Pillion, Request, Setup, Tool, json, until};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 const STATE: &str = "
 apiVersion: dapr.io/v1alpha1
@@ -99,7 +98,7 @@ async fn without_a_single_flag_everything_is_where_the_readme_says() {
         wait $pillion
         echo "exit $?"
         "#,
-        binary = binary().display()
+        binary = pillion::command_words().join(" ")
     );
     let mut unshared = command("unshare", ["--map-root-user", "--net", "bash", "-c", &script]);
     unshared.env("HOME", home.path()).env("SOMETHING", "hidden");
@@ -126,8 +125,8 @@ async fn joined_port(pillion: &Pillion, app_id: &str) -> u16 {
 
 /// A further `pillion run` on the data directory of a desk.
 fn run_beside(desk: &Desk, arguments: &str) -> Pillion {
-    let mut command = Command::new(binary());
-    command.arg("run").arg("--data-dir").arg(desk.data_dir());
+    let mut command = pillion::command(["run", "--data-dir"]);
+    command.arg(desk.data_dir());
     // The same port as the first: the rule for the default port.
     command.args(["--dapr-http-port", &desk.http().to_string()]).args(words(arguments));
     Pillion::spawn(command, 0, 0, TestDir::new())
@@ -183,8 +182,8 @@ async fn the_command_of_a_joined_app_ends_with_the_first_that_is_killed() {
     let desk = Desk::new();
     let mut first = desk.start().await;
     let pid_file = desk.dir().join("pid");
-    let mut second = Command::new(binary());
-    second.arg("run").arg("--data-dir").arg(desk.data_dir()).args(["--app-id", "b", "--"]);
+    let mut second = pillion::command(["run", "--data-dir"]);
+    second.arg(desk.data_dir()).args(["--app-id", "b", "--"]);
     second.args(["sh", "-c", "echo $$ $DAPR_HTTP_PORT >\"$0\"; exec sleep 300"]).arg(&pid_file);
     let mut second = Pillion::spawn(second, 0, 0, TestDir::new());
     let (pid, port) = until("the command's own words", || async {
@@ -417,7 +416,7 @@ async fn a_wrong_command_line_says_what_to_write() {
         ("run --app-port=x --mqtt-listen nowhere", vec!["--app-port", "--mqtt-listen"]),
         ("run python3 app.py", vec!["-- python3"]),
     ] {
-        let said = Tool::run(command(&binary().display().to_string(), words(arguments))).await;
+        let said = Tool::run(pillion::command(words(arguments))).await;
         assert_eq!(said.status.code(), Some(2), "{arguments}: {said:?}");
         let text = said.errors.join("\n");
         for wanted in wanted {

@@ -3,7 +3,7 @@
 //! The scripts for paho lie in `tests/paho`; each prints `ok` or what failed.
 
 use pillion_tests::tool::{command, python, words};
-use pillion_tests::{App, Desk, Gateway, Tool, json, tool, until};
+use pillion_tests::{App, Desk, Gateway, Tool, certificates, json, tool, until};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -240,32 +240,11 @@ metadata: {name: device-7}
 spec: {publish: ['tls/#'], subscribe: ['tls/#']}
 ";
 
-/// Two authorities, a server and two clients, as an operator makes them.
-const CERTIFICATES: &str = r#"
-cd "$0"
-authority() {
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
-        -keyout "$1.key" -out "$1.pem" -subj "/CN=$1"
-}
-signed() {
-    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
-        -keyout "$2.key" -out "$2.csr" -subj "/O=tests/CN=$3"
-    printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >"$2.ext"
-    openssl x509 -req -in "$2.csr" -CA "$1.pem" -CAkey "$1.key" -CAcreateserial -days 2 \
-        -out "$2.pem" -extfile "$2.ext"
-}
-authority ca
-authority other
-signed ca server localhost
-signed ca client device-7
-signed other stranger device-7
-"#;
-
 #[tokio::test]
 async fn tls_with_certificates_of_both_sides() {
     let gateway = Gateway::new();
+    certificates::write(gateway.dir()).await;
     let dir = gateway.dir().display().to_string();
-    Tool::run(command("bash", ["-ec", CERTIFICATES, &dir])).await.expect_success();
     let gateway = gateway.resource("all.yaml", TLS);
     let _pillion = gateway.start().await;
     let door = gateway.mqtt();

@@ -4,12 +4,11 @@
 
 #![allow(clippy::print_stdout, reason = "the figures of a run are worth a line")]
 
-use pillion_tests::pillion::{TestDir, binary, free_port};
+use pillion_tests::pillion::{self, TestDir, free_port};
 use pillion_tests::{App, Desk, Pillion, Request, Setup, json, mqtt, until};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -143,11 +142,6 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Figures are promised of the release build; another one only prints them.
-fn is_release() -> bool {
-    binary().components().any(|part| part.as_os_str() == "release")
-}
-
 #[tokio::test]
 async fn it_is_ready_in_under_60_ms() {
     const ROUNDS: usize = 5;
@@ -163,7 +157,7 @@ async fn it_is_ready_in_under_60_ms() {
         later.push(time_to_ready(&desk).0);
     }
     println!("ready after: first start {first:?}, later {later:?}");
-    if is_release() {
+    if pillion::is_measured() {
         let limit = Duration::from_millis(60);
         assert!(median(first.clone()) < limit, "first start: {first:?}");
         assert!(median(later.clone()) < limit, "later start: {later:?}");
@@ -184,7 +178,7 @@ async fn at_rest_it_takes_little_memory() {
     assert_eq!(pillion.get("/v1.0/state/statestore/k").await.status, 204);
     let resident = resident_kib(pillion.pid());
     println!("resident at rest: {resident} KiB");
-    if is_release() {
+    if pillion::is_measured() {
         assert!(resident <= 8 << 10, "{resident} KiB");
     }
 }
@@ -192,8 +186,7 @@ async fn at_rest_it_takes_little_memory() {
 #[tokio::test]
 async fn a_program_waits_until_it_can_be_called() {
     let port = free_port();
-    let mut waiting = Command::new(binary());
-    waiting.args(["--wait", "--dapr-http-port", &port.to_string()]);
+    let waiting = pillion::command(["--wait", "--dapr-http-port", &port.to_string()]);
     let mut waiting = Pillion::spawn(waiting, port, 0, TestDir::new());
     let served = Setup::new().args(["--dapr-http-port", &port.to_string()]).spawn();
     assert!(waiting.ended().await.success(), "{}\n{}", waiting.log(), served.log());

@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "the figures of a run are worth a line")]
 
 use pillion_tests::mosquitto::Mosquitto;
-use pillion_tests::pillion::{TestDir, binary};
+use pillion_tests::pillion::{self, TestDir, binary};
 use pillion_tests::tool::{command, words};
 use pillion_tests::{Desk, Pillion, Tool, until};
 use std::collections::{BTreeMap, BTreeSet};
@@ -177,8 +177,8 @@ fn app(name: &str) -> String {
 async fn start(desk: &Desk) -> (Pillion, Pillion) {
     let pillion = desk.start().await;
     let port = pillion_tests::pillion::free_port().to_string();
-    let mut second = std::process::Command::new(binary());
-    second.args(["run", "--app-id", "calibrate", "--app-port", &port, "--data-dir"]);
+    let arguments = ["run", "--app-id", "calibrate", "--app-port", &port, "--data-dir"];
+    let mut second = pillion::command(arguments);
     second.arg(desk.data_dir()).args(["--", &python(), &app("calibrate.py")]);
     let second = Pillion::spawn(second, 0, 0, TestDir::new());
     until("the second app", || async { second.log().contains("(joined)").then_some(()) }).await;
