@@ -24,6 +24,7 @@ mod sys;
 mod throughput;
 
 use pillion::Place;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -35,8 +36,9 @@ usage: bench [all|latency|cpu|durable|flash|memory|instructions] [options]
   --seconds N   how long each measurement loads (default 5)
   --check       exit with 1 when a measured value is over its limit
   --bless       instructions: write the table instead of comparing with it
+  --binary FILE measure this binary; instructions: of another machine too, under emulation
   --no-pin      let the kernel place the processes
-The binary is PILLION_BIN, else target/release/pillion, which is built if it is missing.";
+Without --binary it is PILLION_BIN, else target/release/pillion, which is built if it is missing.";
 
 /// What to measure and how.
 pub(crate) struct Options {
@@ -45,12 +47,18 @@ pub(crate) struct Options {
     pub(crate) check: bool,
     pub(crate) bless: bool,
     pin: bool,
+    binary: Option<PathBuf>,
 }
 
 impl Options {
     /// Where what is measured runs.
     pub(crate) fn place(&self) -> Place {
         if self.pin { Place::Apart } else { Place::Anywhere }
+    }
+
+    /// Whether everything is measured that can be.
+    pub(crate) fn is_all(&self) -> bool {
+        self.what == "all"
     }
 
     /// How long one measurement loads.
@@ -80,14 +88,25 @@ fn main() -> ExitCode {
 }
 
 fn options() -> Result<Options> {
-    let mut options =
-        Options { what: "all".into(), seconds: 5, check: false, bless: false, pin: true };
+    let mut options = Options {
+        what: "all".into(),
+        seconds: 5,
+        check: false,
+        bless: false,
+        pin: true,
+        binary: None,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--seconds" => {
                 let seconds = arguments.next().and_then(|text| text.parse().ok());
                 options.seconds = seconds.ok_or("--seconds needs a whole number")?;
+            }
+            "--binary" => {
+                let path = arguments.next().ok_or("--binary needs a file")?;
+                let found = PathBuf::from(&path).canonicalize();
+                options.binary = Some(found.map_err(|error| format!("{path}: {error}"))?);
             }
             "--check" => options.check = true,
             "--bless" => options.bless = true,
@@ -104,13 +123,16 @@ fn options() -> Result<Options> {
 
 /// `false` when something is over its limit and `--check` was asked for.
 fn measure(options: &Options) -> Result<bool> {
-    let binary = pillion::binary()?;
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => pillion::binary()?,
+    };
     machine::print(&binary, options)?;
     if options.pin {
         sys::pin(0..1)?;
     }
     let mut checks = stats::Checks::default();
-    let all = options.what == "all";
+    let all = options.is_all();
     let mut known = false;
     let mut wants = |what: &str| {
         let wanted = all || options.what == what;
