@@ -556,8 +556,11 @@ async fn a_head_that_never_ends_is_cut_off() {
         stream.write_all(part).await.expect("open");
         drop(stream);
         let whole = b"GET /v1.0/healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-        let answer = exchange(door, whole, true).await;
-        assert!(answer.starts_with(b"HTTP/1.1 204"), "{}", answer.escape_ascii());
+        // There are few places, and a slow machine takes a moment to see who has gone.
+        until("an answer to the one that waits", || async {
+            exchange(door, whole, true).await.starts_with(b"HTTP/1.1 204").then_some(())
+        })
+        .await;
     }
     // Nothing of them stays.
     until("the file descriptors of those that are gone", || async {

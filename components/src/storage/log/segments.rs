@@ -236,7 +236,7 @@ impl Segments {
         end: u64,
         buffer: &mut Vec<u8>,
     ) -> Option<BatchHead> {
-        buffer.clear();
+        // What is there already need not be zeroed: it is read over.
         buffer.resize(PAGE, 0);
         if offset + PAGE as u64 > end {
             return None;
