@@ -8,7 +8,7 @@ mod values;
 
 use crate::DAPR_VERSION;
 pub use crate::resources::Form;
-use crate::resources::{self, Environment, Gateway, GatewayFlags, Plan, Report, Wanted, closest};
+use crate::resources::{self, Environment, Gateway, Plan, Report, Wanted, closest};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -23,8 +23,10 @@ pub enum Command {
     /// In daprd's form resources are wrong: log the text as fatal and exit with 1. Scripts wait for
     /// such a line in the log.
     Refuse(Box<Refusal>),
-    /// Check resources and say what is wrong with them; see [`check`].
-    Check(Vec<PathBuf>),
+    /// Check resources and say what is wrong with them, as JSON or not; see [`check`].
+    Check(Vec<PathBuf>, bool),
+    /// Look at a gateway and say what to do.
+    Doctor(Doctor),
     /// Print a text and exit with this code.
     Print(String, i32),
     /// Wait until `GET /v1.0/healthz/outbound` of this port answers 204, at most a minute.
@@ -56,6 +58,21 @@ pub struct Start {
     pub warnings: Vec<String>,
 }
 
+/// What `pillion doctor` was asked for.
+#[derive(Debug, Clone)]
+pub struct Doctor {
+    /// Directory of resources.
+    pub dir: PathBuf,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// Where `pillion serve` would store in this environment if neither flag nor resource says.
+    pub default_data_dir: Option<PathBuf>,
+    /// One JSON document instead of lines.
+    pub json: bool,
+    /// Ask nobody outside this machine.
+    pub offline: bool,
+}
+
 /// What daprd's form cannot start with.
 #[derive(Debug)]
 pub struct Refusal {
@@ -75,20 +92,18 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command, String> {
     parse_in(arguments, &|name| std::env::var(name).ok())
 }
 
-/// Checks resources as `pillion serve` would read them: a text for the terminal and an exit code.
-pub fn check(paths: &[PathBuf]) -> (String, i32) {
+/// Checks resources as `pillion serve` would read them: a text for the terminal, or one JSON
+/// document, and an exit code.
+pub fn check(paths: &[PathBuf], json: bool) -> (String, i32) {
     let report = Report::default();
-    let wanted = Wanted {
-        form: Form::Gateway,
-        resources: paths.to_vec(),
-        configs: Vec::new(),
-        app: None,
-        defaults: Vec::new(),
-        gateway: Gateway::default(),
-        flags: GatewayFlags::default(),
-    };
+    let wanted = Wanted::served(paths.to_vec(), Gateway::default());
     let plan = resources::plan(wanted, &|name| std::env::var(name).ok(), &report);
     let (problems, warnings) = report.into_parts();
+    let code = i32::from(!problems.is_empty());
+    if json {
+        let document = serde_json::json!({ "problems": problems, "warnings": warnings });
+        return (format!("{document:#}\n"), code);
+    }
     let mut text = String::new();
     for warning in &warnings {
         let _ = writeln!(text, "warning: {warning}");
@@ -106,10 +121,13 @@ pub fn check(paths: &[PathBuf]) -> (String, i32) {
             plan.links.len()
         );
     }
-    (text, i32::from(!problems.is_empty()))
+    (text, code)
 }
 
-const SUBCOMMANDS: [&str; 5] = ["run", "serve", "check", "version", "help"];
+/// Where `pillion doctor` finds the resources if nobody says.
+const RESOURCES_DIR: &str = "/etc/pillion";
+
+const SUBCOMMANDS: [&str; 6] = ["run", "serve", "check", "doctor", "version", "help"];
 
 fn parse_in(mut arguments: Vec<OsString>, env: Environment<'_>) -> Result<Command, String> {
     let report = Report::default();
@@ -126,6 +144,7 @@ fn parse_in(mut arguments: Vec<OsString>, env: Environment<'_>) -> Result<Comman
         Some("help") => Some(help(&arguments)),
         Some("version") => Some(Command::Print(version(), 0)),
         Some("check") => check_command(&arguments, &report),
+        Some("doctor") => doctor_command(&arguments, env, &report),
         subcommand => serve(subcommand, arguments, env, &report),
     };
     match command {
@@ -150,10 +169,38 @@ fn help(arguments: &Arguments) -> Command {
 }
 
 fn check_command(arguments: &Arguments, report: &Report) -> Option<Command> {
+    arguments.check_tool("check", &["json"], report);
     if arguments.positional.is_empty() {
         report.problem("check needs a directory: write pillion check DIR");
     }
-    Some(Command::Check(arguments.positional.iter().map(PathBuf::from).collect()))
+    let paths = arguments.positional.iter().map(PathBuf::from).collect();
+    Some(Command::Check(paths, arguments.switch("json", report).unwrap_or(false)))
+}
+
+fn doctor_command(arguments: &Arguments, env: Environment<'_>, report: &Report) -> Option<Command> {
+    if cfg!(not(feature = "doctor")) {
+        report.problem(
+            "this build has no doctor: install the package pillion, or build with the feature doctor",
+        );
+        return None;
+    }
+    arguments.check_tool("doctor", &["json", "offline", "data-dir"], report);
+    let dir = match arguments.positional.as_slice() {
+        [] => RESOURCES_DIR,
+        [dir] => dir.as_str(),
+        _ => {
+            report.problem("doctor looks at one gateway: write pillion doctor DIR");
+            return None;
+        }
+    };
+    let env = &|name: &str| env(name).filter(|value| !value.is_empty());
+    Some(Command::Doctor(Doctor {
+        dir: dir.into(),
+        data_dir: arguments.text("data-dir").map(PathBuf::from),
+        default_data_dir: start::default_data_dir(None, env),
+        json: arguments.switch("json", report).unwrap_or(false),
+        offline: arguments.switch("offline", report).unwrap_or(false),
+    }))
 }
 
 fn serve(

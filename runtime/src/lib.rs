@@ -5,6 +5,7 @@
 //! happened. [`broker`] holds MQTT's rules without I/O. Beside the blocks stand [`deliver`], which
 //! feeds subscriptions to apps, and [`link`], which carries topics to and from the cloud.
 //! [`resources`] turns files into a checked plan, and [`daemon`] builds the process from it.
+//! `doctor`, a feature, looks at a gateway from outside.
 
 pub mod api;
 pub mod app;
@@ -14,6 +15,8 @@ pub mod broker;
 pub mod cli;
 pub mod daemon;
 pub mod deliver;
+#[cfg(feature = "doctor")]
+pub mod doctor;
 pub mod drain;
 pub mod error;
 pub mod link;

@@ -19,10 +19,17 @@ fn run(command: Command) -> u8 {
     match command {
         Command::Serve(start) => pillion::daemon::run(*start),
         Command::Refuse(refusal) => pillion::daemon::refuse(&refusal),
-        Command::Check(paths) => {
-            let (text, code) = cli::check(&paths);
+        Command::Check(paths, json) => {
+            let (text, code) = cli::check(&paths, json);
             print(&text, code)
         }
+        #[cfg(feature = "doctor")]
+        Command::Doctor(asked) => {
+            let (text, code) = pillion::doctor::run(asked);
+            print(&text, code)
+        }
+        #[cfg(not(feature = "doctor"))]
+        Command::Doctor(_) => unreachable!("the command line refuses it"),
         Command::Wait(port) => pillion::daemon::wait(port),
         Command::Print(text, code) => print(&text, code),
     }

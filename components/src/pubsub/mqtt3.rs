@@ -32,9 +32,14 @@ mod connection;
 mod consumer;
 mod filters;
 mod hub;
+#[cfg(feature = "tls")]
+mod peer;
 mod settings;
 #[cfg(feature = "tls")]
 mod tls;
+
+#[cfg(feature = "tls")]
+pub use peer::{Peer, peer};
 
 use super::{Assurance, Delivery, Feature, Message, PubSub, QueueStatus, Subscribe, Subscription};
 use crate::context::Context;

@@ -24,6 +24,8 @@ const GATEWAY: u8 = 2;
 const DAPRD: u8 = 4;
 const APP: u8 = RUN | DAPRD;
 const ALL: u8 = RUN | GATEWAY | DAPRD;
+/// `check` and `doctor`, which look and exit.
+const TOOLS: u8 = 8;
 
 const fn flag(
     name: &'static str,
@@ -78,6 +80,8 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("dapr-graceful-shutdown-seconds", "N", "5", ALL, "time to finish after a signal"),
     flag("dapr-block-shutdown-duration", "TIME", "none", ALL, "go on serving for this long after a signal, or until the app is unhealthy"),
     // One job, then exit.
+    flag("json", "", "false", TOOLS, "one JSON document instead of lines"),
+    flag("offline", "", "false", TOOLS, "doctor: ask nobody outside this machine"),
     flag("wait", "", "", ALL, "wait until the instance on --dapr-http-port is ready, then exit"),
     flag("version", "", "", ALL, "print the version of Dapr's API and exit"),
     flag("build-info", "", "", ALL, "print what this build is and exit"),
@@ -151,6 +155,7 @@ impl Flag {
     fn forms_shown(&self) -> &'static str {
         match self.forms {
             APP => "run, daprd",
+            TOOLS => "check, doctor",
             _ => "all",
         }
     }
@@ -192,7 +197,8 @@ Pillion gives every app on a gateway Dapr's building blocks behind a localhost A
   pillion [run] [flags] [-- COMMAND...]  at a desk: embedded stores and MQTT; COMMAND is the app
   pillion serve DIR [flags]              a gateway: what the resources in DIR say
   pillion --app-id ID [flags]            in place of daprd: what the named resources say
-  pillion check DIR...                   say everything that is wrong with resources
+  pillion check DIR... [--json]          say everything that is wrong with resources
+  pillion doctor [DIR] [--offline] [--json]  look at a gateway (/etc/pillion), say what to do
   pillion version | help [markdown]
 
 Flags, as --flag VALUE, --flag=VALUE, -flag VALUE or -flag=VALUE:
@@ -202,6 +208,9 @@ const TAIL: &str = "
 Data goes to --data-dir, else a Gateway's dataDir, else $STATE_DIRECTORY (systemd), else
 $XDG_STATE_HOME/pillion, else $HOME/.local/state/pillion; in daprd's form the last two have the app
 id below them. Nothing is written unless a component stores.
+
+Exit codes: check: 0 is well, 1 has problems. doctor: 0 all is well, 1 something failed, 3 there are
+warnings only. All: 2 is a wrong command line.
 
 The environment: DAPR_API_TOKEN is asked of callers, APP_API_TOKEN is shown to the app, NAMESPACE is
 the namespace.

@@ -342,7 +342,7 @@ fn embedded_components() -> Vec<ComponentPlan> {
 }
 
 /// Where to store if nobody says: systemd's directory, else the user's.
-fn default_data_dir(app_id: Option<String>, env: Environment<'_>) -> Option<PathBuf> {
+pub(super) fn default_data_dir(app_id: Option<String>, env: Environment<'_>) -> Option<PathBuf> {
     if let Some(list) = env("STATE_DIRECTORY") {
         return list.split(':').next().map(PathBuf::from);
     }

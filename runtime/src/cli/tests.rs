@@ -208,7 +208,31 @@ fn one_job_then_exit() {
     }
     assert!(matches!(parse_with("--wait", &[]), Ok(Command::Wait(3500))));
     assert!(matches!(parse_with("--wait --dapr-http-port 3", &[]), Ok(Command::Wait(3))));
-    assert!(matches!(parse_with("check a b", &[]), Ok(Command::Check(paths)) if paths.len() == 2));
+    for (line, is_json) in [("check a b", false), ("check a b --json", true)] {
+        let command = parse_with(line, &[]);
+        let Ok(Command::Check(paths, json)) = command else { panic!("{line}: {command:?}") };
+        assert_eq!((paths.len(), json), (2, is_json), "{line}");
+    }
+    let Ok(Command::Doctor(asked)) = parse_with("doctor", &[("STATE_DIRECTORY", "/s")]) else {
+        panic!("doctor");
+    };
+    assert_eq!((asked.dir, asked.data_dir), ("/etc/pillion".into(), None));
+    assert_eq!((asked.default_data_dir, asked.json), (Some("/s".into()), false));
+    let Ok(Command::Doctor(asked)) = parse_with("doctor d --data-dir /x --offline", &[]) else {
+        panic!("doctor d");
+    };
+    assert_eq!((asked.dir, asked.data_dir), ("d".into(), Some("/x".into())));
+    assert!(asked.offline);
+    for (line, part) in [
+        ("doctor a b", "one gateway"),
+        ("doctor --app-id x", "--app-id means nothing to `pillion doctor`"),
+        ("check a --offline", "--offline means nothing to `pillion check`"),
+        ("run --json", "is for `pillion check`"),
+        ("check a -- b", "no command"),
+    ] {
+        let error = parse_with(line, &[]).expect_err(line);
+        assert!(error.contains(part), "{line}: {error}");
+    }
 }
 
 #[test]

@@ -81,10 +81,23 @@ impl Arguments {
     /// Reports flags that mean nothing in a form.
     pub(super) fn check_form(&self, form: Form, report: &Report) {
         for (flag, _) in self.given.iter().filter(|(flag, _)| !flag.is_for(form)) {
-            report.problem(format!(
-                "--{} means nothing to `pillion serve`: say it in a resource (App, Gateway)",
-                flag.name
-            ));
+            report.problem(match form {
+                Form::Gateway => format!(
+                    "--{} means nothing to `pillion serve`: say it in a resource (App, Gateway)",
+                    flag.name
+                ),
+                _ => format!("--{} is for `pillion check` and `pillion doctor`", flag.name),
+            });
+        }
+    }
+
+    /// Reports flags that are none of those a tool knows.
+    pub(super) fn check_tool(&self, tool: &str, known: &[&str], report: &Report) {
+        for (flag, _) in self.given.iter().filter(|(flag, _)| !known.contains(&flag.name)) {
+            report.problem(format!("--{} means nothing to `pillion {tool}`", flag.name));
+        }
+        if self.command.is_some() {
+            report.problem(format!("{tool} starts no command: leave out what comes after --"));
         }
     }
 

@@ -55,6 +55,10 @@ pub(crate) fn gateway(root: &Fields<'_>, name: &str, mut gateway: Gateway) -> Ga
         self::limits(&limits, &mut gateway.limits);
         limits.finish();
     }
+    if let Some(flash) = spec.map("flash") {
+        gateway.flash.bytes_per_day = flash.bytes("bytesPerDay", 1 << 20..=1 << 50);
+        flash.finish();
+    }
     spec.finish();
     read
 }

@@ -41,6 +41,21 @@ pub(crate) struct Wanted {
     pub(crate) flags: GatewayFlags,
 }
 
+impl Wanted {
+    /// What `pillion serve` wants without flags, over these defaults of the gateway's settings.
+    pub(crate) fn served(resources: Vec<PathBuf>, gateway: Gateway) -> Self {
+        Self {
+            form: Form::Gateway,
+            resources,
+            configs: Vec::new(),
+            app: None,
+            defaults: Vec::new(),
+            gateway,
+            flags: GatewayFlags::default(),
+        }
+    }
+}
+
 /// Flags that come before a Gateway resource; `None` was not given.
 #[derive(Default)]
 pub(crate) struct GatewayFlags {

@@ -53,6 +53,16 @@ pub struct Gateway {
     pub limits: Limits,
     /// What the log shall look like, where flags do not say.
     pub logging: LoggingPlan,
+    /// What the flash may be asked to bear.
+    pub flash: FlashPlan,
+}
+
+/// `Gateway.spec.flash`.
+#[derive(Debug, Clone, Default)]
+pub struct FlashPlan {
+    /// Bytes that may be written to the device of the data directory in a day; `pillion doctor`
+    /// warns above. `None` is half of the device's size.
+    pub bytes_per_day: Option<u64>,
 }
 
 /// `Gateway.spec.logging`; flags come before it.

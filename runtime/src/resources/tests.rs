@@ -346,6 +346,7 @@ fn a_gateway_with_everything() {
     limits: {connectionsMax: 5, packetBytesMax: 1Mi, backlogBytesMax: 2Mi, backlogAgeMax: 1h, overflow: refuse, forgetAfter: 0s}
   metrics: {listen: 9100}
   logging: {level: debug, json: true, file: /log}
+  flash: {bytesPerDay: 2G}
   limits: {bodyBytesMax: 1Mi, headerBytesMax: 8Ki, connectionsMax: 7, headerTimeout: 3s, drainTimeout: 4s}
 ")
         + &ours("App", "orders", "  listen: {http: ['3501', 'unix:/run/o.sock']}
@@ -378,6 +379,7 @@ fn a_gateway_with_everything() {
     assert_eq!(gateway.metrics, Some(([127, 0, 0, 1], 9100).into()));
     assert_eq!(gateway.limits.drain_timeout, Duration::from_secs(4));
     assert_eq!(gateway.logging.level, Some(tracing::Level::DEBUG));
+    assert_eq!(gateway.flash.bytes_per_day, Some(2_000_000_000));
     let mqtt = gateway.mqtt.as_ref().expect("a door");
     assert_eq!((mqtt.pubsub.as_str(), mqtt.allow_anonymous), ("pubsub", false));
     assert_eq!(mqtt.limits.packet_bytes_max, 1 << 20);

@@ -104,18 +104,18 @@ impl Settings {
 
 /// What a URL says.
 #[derive(Debug, PartialEq, Eq)]
-struct Address {
-    tls: bool,
-    host: String,
-    port: u16,
-    username: Option<String>,
-    password: Option<String>,
+pub(super) struct Address {
+    pub(super) tls: bool,
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<String>,
 }
 
 impl Address {
     /// `scheme://[user[:password]@]host[:port][/]`. What follows the host is ignored, as MQTT over
     /// TCP has no path. The error does not repeat the URL: it may hold a password.
-    fn parse(url: &str) -> Result<Self> {
+    pub(super) fn parse(url: &str) -> Result<Self> {
         let wrong = |why: &str| {
             invalid(format!("metadata 'url': {why}; write tcp://host:1883 or ssl://host:8883"))
         };

@@ -20,7 +20,7 @@ pub(super) fn set(client: &mut MqttOptions, options: &Options, wanted: bool) -> 
 }
 
 /// The authorities of `caCert`, else those of the web, and our certificate if there is one.
-fn config(options: &Options) -> Result<ClientConfig> {
+pub(super) fn config(options: &Options) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     match pem(options, "caCert")? {
         Some(text) => {

@@ -126,8 +126,9 @@ fn common_name(certificate: &[u8]) -> Option<String> {
     found
 }
 
-/// The first element: its tag, its content and what follows.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+/// The first element of DER: its tag, its content and what follows. Never panics; content is shorter
+/// than 16 MiB.
+pub(crate) fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (first, mut rest) = rest.split_first()?;
     let mut length = usize::from(*first);

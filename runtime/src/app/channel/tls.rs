@@ -46,6 +46,11 @@ impl Tls {
         SHARED.get_or_init(|| Self(Arc::new(config()))).clone()
     }
 
+    /// The settings, for a caller with a socket of its own.
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        self.0.clone()
+    }
+
     /// The handshake. `host` is what the certificate is for.
     pub(super) async fn connect(
         &self,
