@@ -92,18 +92,9 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command, String> {
     parse_in(arguments, &|name| std::env::var(name).ok())
 }
 
-/// Checks resources as `pillion serve` would read them: a text for the terminal, or one JSON
-/// document, and an exit code.
-pub fn check(paths: &[PathBuf], json: bool) -> (String, i32) {
-    let report = Report::default();
-    let wanted = Wanted::served(paths.to_vec(), Gateway::default());
-    let plan = resources::plan(wanted, &|name| std::env::var(name).ok(), &report);
-    let (problems, warnings) = report.into_parts();
-    let code = i32::from(!problems.is_empty());
-    if json {
-        let document = serde_json::json!({ "problems": problems, "warnings": warnings });
-        return (format!("{document:#}\n"), code);
-    }
+/// Checks resources as `pillion serve` would read them: a text for the terminal and an exit code.
+pub fn check(paths: &[PathBuf]) -> (String, i32) {
+    let (plan, problems, warnings) = checked(paths);
     let mut text = String::new();
     for warning in &warnings {
         let _ = writeln!(text, "warning: {warning}");
@@ -121,7 +112,23 @@ pub fn check(paths: &[PathBuf], json: bool) -> (String, i32) {
             plan.links.len()
         );
     }
-    (text, code)
+    (text, i32::from(!problems.is_empty()))
+}
+
+/// The same as one JSON document: `problems` and `warnings`, lists of texts.
+pub fn check_as_json(paths: &[PathBuf]) -> (String, i32) {
+    let (_, problems, warnings) = checked(paths);
+    let code = i32::from(!problems.is_empty());
+    let document = serde_json::json!({ "problems": problems, "warnings": warnings });
+    (format!("{document:#}\n"), code)
+}
+
+fn checked(paths: &[PathBuf]) -> (Plan, Vec<String>, Vec<String>) {
+    let report = Report::default();
+    let wanted = Wanted::served(paths.to_vec(), Gateway::default());
+    let plan = resources::plan(wanted, &|name| std::env::var(name).ok(), &report);
+    let (problems, warnings) = report.into_parts();
+    (plan, problems, warnings)
 }
 
 /// Where `pillion doctor` finds the resources if nobody says.

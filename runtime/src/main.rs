@@ -20,7 +20,7 @@ fn run(command: Command) -> u8 {
         Command::Serve(start) => pillion::daemon::run(*start),
         Command::Refuse(refusal) => pillion::daemon::refuse(&refusal),
         Command::Check(paths, json) => {
-            let (text, code) = cli::check(&paths, json);
+            let (text, code) = if json { cli::check_as_json(&paths) } else { cli::check(&paths) };
             print(&text, code)
         }
         #[cfg(feature = "doctor")]

@@ -26,6 +26,9 @@ const ENVIRONMENT_STORE: &str = "secretstores.local.env";
 /// Types of components that connect to a broker.
 const BROKER_TYPES: [&str; 2] = ["pubsub.mqtt3", "pubsub.mqtt"];
 
+/// Where a component connects, or what is wrong with its settings.
+pub(super) type Broker = Result<mqtt3::Peer, (Level, String)>;
+
 pub(super) struct Scene {
     pub(super) asked: Doctor,
     pub(super) root: Root,
@@ -117,7 +120,7 @@ impl Scene {
     /// Components that connect to a broker, by name, with where they connect. The error tells what
     /// is wrong with their settings; [`Level::Skip`] if it is only that a secret cannot be seen
     /// from here.
-    pub(super) fn brokers(&self) -> Vec<(String, Result<mqtt3::Peer, (Level, String)>)> {
+    pub(super) fn brokers(&self) -> Vec<(String, Broker)> {
         let is_broker = |type_name: &str| BROKER_TYPES.contains(&type_name);
         let components = self.plan.components.iter().filter(|one| is_broker(&one.type_name));
         let peer = |component: &ComponentPlan| {

@@ -1,5 +1,7 @@
 //! Checks over a folder that looks like `/`: what the kernel would say is written into files.
 
+#![allow(clippy::print_stdout, reason = "a random test tells its seed")]
+
 use super::certificates::{dates, time, validity};
 use super::flash::rate;
 use super::scene::Scene;
