@@ -130,35 +130,30 @@ pub fn run(asked: Doctor) -> (String, i32) {
         return (text, 1);
     };
     let scene = Arc::new(scene);
-    let findings = examine(&scene, begun + RUN_MAX);
+    let findings = examine(&scene, GROUPS, begun + RUN_MAX);
     report(&scene, &findings, json)
 }
 
 /// Runs every group and gives their findings in order.
-fn examine(scene: &Arc<Scene>, deadline: Instant) -> Vec<(&'static str, Vec<Finding>)> {
-    let (tell, told) = mpsc::channel();
-    for (index, group) in GROUPS.iter().enumerate() {
-        let (scene, tell) = (scene.clone(), tell.clone());
-        // One that cannot be started gives no answer, which is told below.
-        let _ = std::thread::Builder::new().spawn(move || {
-            let _ = tell.send((index, (group.check)(&scene)));
-        });
-    }
-    drop(tell);
-    let mut answers: Vec<Option<Vec<Finding>>> = GROUPS.iter().map(|_| None).collect();
-    while let Ok((index, found)) =
-        told.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-    {
-        if let Some(slot) = answers.get_mut(index) {
-            *slot = Some(found);
-        }
-    }
-    let none = || {
-        let advice = "look for a disk or a network file system that does not answer (dmesg)";
-        vec![Finding::fail("answer", format!("none within {RUN_MAX:?}"), advice)]
+fn examine(
+    scene: &Arc<Scene>,
+    groups: &'static [Group],
+    deadline: Instant,
+) -> Vec<(&'static str, Vec<Finding>)> {
+    let answer = |group: &'static Group| {
+        let scene = scene.clone();
+        (group.name, start(move || (group.check)(&scene)))
     };
-    let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(none));
-    GROUPS.iter().map(|group| group.name).zip(answers).collect()
+    let started: Vec<_> = groups.iter().map(answer).collect();
+    let wait = |(name, answer): (&'static str, mpsc::Receiver<Vec<Finding>>)| {
+        let found = answer.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        let none = |_| {
+            let advice = "look for a disk or a network file system that does not answer (dmesg)";
+            vec![Finding::fail("answer", format!("none within {RUN_MAX:?}"), advice)]
+        };
+        (name, found.unwrap_or_else(none))
+    };
+    started.into_iter().map(wait).collect()
 }
 
 fn report(scene: &Scene, findings: &[(&'static str, Vec<Finding>)], json: bool) -> (String, i32) {

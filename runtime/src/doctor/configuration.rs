@@ -15,13 +15,16 @@ const SECRET_FILES: [&str; 2] = ["clientKey", "secretsFile"];
 pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
     let mut found = Vec::new();
     for problem in &scene.problems {
-        let advice = match problem.contains("is not set") {
-            true => {
-                "set it for the service; run this as root while it runs, or with its environment"
-            }
-            false => "correct the file, then look again",
-        };
-        found.push(Finding::fail("resource", problem.clone(), advice));
+        let (text, has) = (problem.clone(), |words: &str| problem.contains(words));
+        found.push(if has("ermission denied") {
+            Finding::skip("resource", format!("{text} (this user may not read it; run as root)"))
+        } else if has("is not set") {
+            let advice = "set it for the service; run this as root while the service runs, or \
+                          with its environment";
+            Finding::fail("resource", text, advice)
+        } else {
+            Finding::fail("resource", text, "correct the file, then look again")
+        });
     }
     for warning in &scene.warnings {
         found.push(Finding::warn("resource", warning.clone(), "correct it, or leave it out"));

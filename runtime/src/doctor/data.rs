@@ -73,9 +73,15 @@ pub(super) fn service_user(scene: &Scene) -> Person {
             let known = users.find(|user| user.uid == *uid);
             return known.unwrap_or(Person { name: uid.to_string(), uid: *uid, gid: *gid });
         }
+        // What belongs to who asks is no service's.
+        None if own_uid != 0 && owner(scene) == Some(own_uid) => None,
         None => users.find(|user| user.name == "pillion"),
     };
     found.unwrap_or(Person { name: own_uid.to_string(), uid: own_uid, gid: own_gid })
+}
+
+fn owner(scene: &Scene) -> Option<u32> {
+    Some(std::fs::metadata(scene.data_dir.as_ref()?).ok()?.uid())
 }
 
 pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {

@@ -96,8 +96,8 @@ impl Running {
         Some(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
-    /// Where it stores, as far as its command line or its environment says.
-    pub(super) fn data_dir(&self, root: &Root, state: Option<String>) -> Option<PathBuf> {
+    /// Its `--data-dir`.
+    pub(super) fn data_dir_flag(&self, root: &Root) -> Option<PathBuf> {
         let words = command_line(root, self.pid);
         let after = |words: &[String]| match words {
             [flag, value] if flag.trim_start_matches('-') == "data-dir" => Some(value.clone()),
@@ -107,8 +107,7 @@ impl Running {
             let attached = |word: &String| word.strip_prefix("--data-dir=").map(str::to_owned);
             words.iter().find_map(attached)
         });
-        let by_state = || Some(state?.split(':').next()?.to_owned());
-        by_flag.or_else(by_state).map(PathBuf::from)
+        by_flag.map(PathBuf::from)
     }
 }
 

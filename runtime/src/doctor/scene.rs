@@ -61,13 +61,12 @@ impl Scene {
             None => own(name),
         };
         let (plan, problems, warnings) = read(&asked, &environment);
-        let state = environment("STATE_DIRECTORY");
-        if let Some(running) = &running
-            && let Some(dir) = running.data_dir(&root, state)
-            && asked.data_dir.is_none()
-            && plan.gateway.storage.data_dir.is_none()
-        {
-            data_dir = Some(dir);
+        if let (Some(running), None) = (&running, &asked.data_dir) {
+            // As the process itself chose: its flag, the resources, systemd's directory.
+            let state = || environment("STATE_DIRECTORY")?.split(':').next().map(PathBuf::from);
+            let its = running.data_dir_flag(&root);
+            let its = its.or_else(|| plan.gateway.storage.data_dir.clone()).or_else(state);
+            data_dir = its.or(data_dir);
         }
         let metrics = plan.gateway.metrics.filter(|_| running.is_some());
         let metrics = metrics.and_then(|address| running::get(address, "/metrics", None));
