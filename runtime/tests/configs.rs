@@ -25,14 +25,56 @@ fn the_gateway_loads() {
 
     let plan = &start.plan;
     let names: Vec<_> = plan.apps.iter().map(|app| app.id.as_str()).collect();
-    assert_eq!(names, ["readings", "alarm"]);
-    assert_eq!((plan.links.len(), plan.mqtt_users.len(), plan.subscriptions.len()), (1, 1, 1));
+    assert_eq!(names, ["app"]);
+    let names: Vec<_> = plan.components.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["statestore", "pubsub", "secrets"]);
     let gateway = &plan.gateway;
+    assert!(!gateway.name.is_empty(), "the machine's name, as the file has none");
     assert_eq!(format!("{:?}", gateway.limits), format!("{:?}", Limits::default()));
     let mqtt = gateway.mqtt.as_ref().expect("a door");
+    assert!(mqtt.allow_anonymous);
     assert_eq!(format!("{:?}", mqtt.limits), format!("{:?}", MqttLimits::default()));
-    assert_eq!(plan.links[0].up[0].limits, QueueLimits::default());
-    assert_eq!(cli::check(&[directory]).1, 0);
+}
+
+/// Each example beside the gateway that it is meant for.
+#[test]
+fn the_examples_load() {
+    let (gateway, examples) = (configs().join("gateway"), configs().join("examples"));
+    let mut paths = vec![gateway.clone()];
+    for name in ["apps", "cloud-link", "endpoint", "file-secrets", "mqtt-users"] {
+        let path = examples.join(name).with_extension("yaml");
+        let (text, code) = cli::check(&[gateway.clone(), path.clone()]);
+        assert_eq!(code, 0, "{}: {text}", path.display());
+        paths.push(path);
+    }
+    // All of them at once do not stand in each other's way.
+    let (text, code) = cli::check(&paths);
+    assert_eq!((text.as_str(), code), ("ok: 3 apps, 5 components, 1 subscriptions, 1 links\n", 0));
+
+    let whole = examples.join("mqtt-tls");
+    let others = ["components.yaml", "apps.yaml"].map(|name| gateway.join(name));
+    let [components, apps] = others;
+    let (text, code) = cli::check(&[whole, components, apps, examples.join("mqtt-users.yaml")]);
+    assert_eq!((text.as_str(), code), ("ok: 1 apps, 3 components, 0 subscriptions, 0 links\n", 0));
+}
+
+#[test]
+fn the_defaults_of_the_example_link_are_the_defaults() {
+    let examples = configs().join("examples");
+    let shown: Vec<_> =
+        ["../gateway/components.yaml", "../gateway/gateway.yaml", "cloud-link.yaml"]
+            .iter()
+            .map(|name| examples.join(name))
+            .collect();
+    let directory = std::env::temp_dir().join(format!("pillion-configs-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a writable temporary directory");
+    for path in &shown {
+        let name = path.file_name().expect("a file");
+        std::fs::copy(path, directory.join(name)).expect("a copy");
+    }
+    let start = start(&["serve", &directory.display().to_string()]);
+    std::fs::remove_dir_all(&directory).expect("a directory of ours");
+    assert_eq!(start.plan.links[0].up[0].limits, QueueLimits::default());
 }
 
 #[test]
@@ -69,5 +111,5 @@ fn every_file_is_in_a_directory_that_is_tested() {
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
         .collect();
     entries.sort();
-    assert_eq!(entries, ["dev", "gateway", "tour"]);
+    assert_eq!(entries, ["dev", "examples", "gateway", "tour"]);
 }

@@ -256,7 +256,7 @@ fn gateway_name(documents: &[Document]) -> Option<String> {
     let aside = Report::default();
     let root = |document| Fields::of(document, &aside, true);
     let gateway = documents.iter().map(root).find(|root| kind_of(root) == Some(Kind::Gateway))?;
-    gateway.map("metadata")?.text("name")
+    gateway.map("metadata")?.text("name").filter(|name| !name.is_empty())
 }
 
 /// The kinds there are.
@@ -318,16 +318,26 @@ fn read_document(
     let document = Rc::new(document);
     let root = Fields::of(&document, report, strict);
     let _ = (root.node("apiVersion"), root.node("kind"));
-    let Some(metadata) = root.required_map("metadata") else { return };
-    let name = metadata.required("name");
-    let namespace = metadata.text("namespace").filter(|namespace| !namespace.is_empty());
-    if strict {
-        let _ = (metadata.node("labels"), metadata.node("annotations"));
-        metadata.finish();
+    // One image is flashed onto many gateways: a Gateway without a name has the machine's.
+    let nameless = kind == Kind::Gateway;
+    let metadata = if nameless { root.map("metadata") } else { root.required_map("metadata") };
+    let (mut name, mut namespace) = (None, None);
+    if let Some(metadata) = metadata {
+        name = if nameless { metadata.text("name") } else { Some(metadata.required("name")) };
+        namespace = metadata.text("namespace").filter(|namespace| !namespace.is_empty());
+        if strict {
+            let _ = (metadata.node("labels"), metadata.node("annotations"));
+            metadata.finish();
+        }
     }
+    let name = match name {
+        Some(name) if !(nameless && name.is_empty()) => name,
+        _ if nameless => wanted.gateway.name.clone(),
+        _ => return,
+    };
     let elsewhere =
         matches!((&namespace, &around.namespace), (Some(its), Some(ours)) if its != ours);
-    if name.is_empty() || elsewhere {
+    if (name.is_empty() && !nameless) || elsewhere {
         return;
     }
     let place = |document: &Rc<Document>| Some(document.clone());

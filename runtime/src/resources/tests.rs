@@ -565,6 +565,23 @@ fn tokens_of_the_environment_are_for_apps_without_their_own() {
 }
 
 #[test]
+fn a_gateway_without_a_name_has_the_machine_s() {
+    let limits = "spec:\n  limits: {}\n";
+    let head = "---\napiVersion: pillion/v1alpha1\nkind: Gateway\n";
+    for metadata in ["", "metadata:\n", "metadata: {}\n", "metadata: {name: ''}\n"] {
+        let text = component("a", "state.redb", "  metadata: [{name: x, value: '{appID}'}]\n")
+            + &format!("{head}{metadata}{limits}");
+        let (plan, problems, _) = read(Form::Gateway, &text);
+        assert_eq!(problems, Vec::<String>::new(), "{metadata:?}");
+        assert_eq!(plan.gateway.name, "box", "{metadata:?}");
+        let options =
+            plan.components[0].options(|_, _| Ok::<_, ()>(String::new())).expect("no secrets");
+        assert_eq!(options.text("x"), Some("box"), "{metadata:?}");
+    }
+    check_problem_lenient(&format!("{head}metadata: {{nam: a}}\n{limits}"), 4, "nam");
+}
+
+#[test]
 fn templates_know_the_gateway_s_name() {
     let text = component("a", "state.redb", "  metadata: [{name: x, value: '{appID}'}]\n")
         + &ours("Gateway", "north", "  limits: {}\n");
@@ -581,9 +598,12 @@ fn templates_know_the_gateway_s_name() {
 fn damaged_files_are_told_not_feared() {
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
     let mut texts = Vec::new();
-    for directory in ["dev", "gateway"] {
+    for directory in ["dev", "examples", "gateway"] {
         for entry in std::fs::read_dir(configs.join(directory)).expect("the directory") {
-            texts.push(std::fs::read(entry.expect("an entry").path()).expect("a file"));
+            let path = entry.expect("an entry").path();
+            if path.is_file() {
+                texts.push(std::fs::read(path).expect("a file"));
+            }
         }
     }
     let seed = pillion_components::env::random_u64();
