@@ -27,7 +27,7 @@ fn the_gateway_loads() {
     let names: Vec<_> = plan.apps.iter().map(|app| app.id.as_str()).collect();
     assert_eq!(names, ["app"]);
     let names: Vec<_> = plan.components.iter().map(|one| one.name.as_str()).collect();
-    assert_eq!(names, ["statestore", "pubsub", "secrets"]);
+    assert_eq!(names, ["secrets", "statestore", "pubsub"]);
     let gateway = &plan.gateway;
     assert!(!gateway.name.is_empty(), "the machine's name, as the file has none");
     assert_eq!(format!("{:?}", gateway.limits), format!("{:?}", Limits::default()));
