@@ -37,7 +37,7 @@ state() { curl -fs "$api/state/statestore/$1"; }
 # Of the service: the newest process that is Pillion itself.
 main_pid() { pgrep -n -x pillion; }
 
-is_static() { ! ldd "$1" >/dev/null 2>&1; }
+is_static() { ! ldd "$1" 2>/dev/null | grep -q /ld-; }
 busybox_static() {
   local path
   for path in /bin/busybox /usr/bin/busybox; do
