@@ -119,8 +119,15 @@ pub fn check(paths: &[PathBuf]) -> (String, i32) {
 pub fn check_as_json(paths: &[PathBuf]) -> (String, i32) {
     let (_, problems, warnings) = checked(paths);
     let code = i32::from(!problems.is_empty());
-    let document = serde_json::json!({ "problems": problems, "warnings": warnings });
-    (format!("{document:#}\n"), code)
+    let list = |texts: &[String]| {
+        let texts: Vec<_> = texts.iter().map(|text| doctor::quoted(text)).collect();
+        texts.join(",\n    ")
+    };
+    let (problems, warnings) = (list(&problems), list(&warnings));
+    let text = format!(
+        "{{\n  \"problems\": [\n    {problems}\n  ],\n  \"warnings\": [\n    {warnings}\n  ]\n}}\n"
+    );
+    (text, code)
 }
 
 fn checked(paths: &[PathBuf]) -> (Plan, Vec<String>, Vec<String>) {

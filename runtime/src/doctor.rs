@@ -22,10 +22,9 @@ mod tests;
 
 use crate::cli::Doctor;
 use scene::Scene;
-use serde::Serialize;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time for everything; a check without an answer by then has failed.
@@ -35,8 +34,7 @@ const RUN_MAX: Duration = Duration::from_secs(20);
 const SCENE_MAX: Duration = Duration::from_secs(5);
 
 /// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
     /// As it should be.
     Ok,
@@ -49,37 +47,51 @@ enum Level {
 }
 
 /// One line of the report.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug)]
 struct Finding {
     name: String,
     level: Level,
     found: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// What to do; empty if nothing.
     advice: String,
 }
 
-impl Finding {
-    fn new(level: Level, name: &str, found: String, advice: &str) -> Self {
-        Self { name: name.into(), level, found, advice: advice.into() }
+/// What one group found. Texts come unformatted and are put together in one place: with some
+/// hundred of them that is half of the size.
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+/// A text that is written out when it is needed.
+type Text<'a> = &'a dyn Display;
+
+impl Findings {
+    #[inline(never)]
+    fn add(&mut self, level: Level, name: Text<'_>, found: Text<'_>, advice: Text<'_>) {
+        let (name, found) = (name.to_string(), found.to_string());
+        self.0.push(Finding { name, level, found, advice: advice.to_string() });
     }
-    fn ok(name: &str, found: String) -> Self {
-        Self::new(Level::Ok, name, found, "")
+    #[inline(never)]
+    fn ok(&mut self, name: Text<'_>, found: Text<'_>) {
+        self.add(Level::Ok, name, found, &"");
     }
-    fn skip(name: &str, found: String) -> Self {
-        Self::new(Level::Skip, name, found, "")
+    #[inline(never)]
+    fn skip(&mut self, name: Text<'_>, found: Text<'_>) {
+        self.add(Level::Skip, name, found, &"");
     }
-    fn warn(name: &str, found: String, advice: &str) -> Self {
-        Self::new(Level::Warn, name, found, advice)
+    #[inline(never)]
+    fn warn(&mut self, name: Text<'_>, found: Text<'_>, advice: Text<'_>) {
+        self.add(Level::Warn, name, found, advice);
     }
-    fn fail(name: &str, found: String, advice: &str) -> Self {
-        Self::new(Level::Fail, name, found, advice)
+    #[inline(never)]
+    fn fail(&mut self, name: Text<'_>, found: Text<'_>, advice: Text<'_>) {
+        self.add(Level::Fail, name, found, advice);
     }
 }
 
 /// Checks that belong together.
 struct Group {
     name: &'static str,
-    check: fn(&Arc<Scene>) -> Vec<Finding>,
+    check: fn(&Arc<Scene>, &mut Findings),
 }
 
 /// Every check, in the order of the report.
@@ -96,42 +108,25 @@ const GROUPS: &[Group] = &[
     Group { name: "certificates", check: certificates::check },
 ];
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Document<'a> {
-    version: &'static str,
-    resources: &'a PathBuf,
-    data_dir: Option<&'a PathBuf>,
-    /// Process id of the running service.
-    running: Option<u32>,
-    checks: Vec<Line<'a>>,
-    ok: usize,
-    warn: usize,
-    fail: usize,
-    skip: usize,
-    exit_code: i32,
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    group: &'static str,
-    #[serde(flatten)]
-    finding: &'a Finding,
-}
-
 /// Looks at everything: a text for the terminal and an exit code. 0: all is well; 1: something
 /// failed; 3: there are warnings only. 2 is left to a command line that is wrong.
 pub fn run(asked: Doctor) -> (String, i32) {
     let begun = Instant::now();
+    let dir = asked.dir.display().to_string();
     let json = asked.json;
-    let dir = asked.dir.clone();
-    let Some(scene) = within(SCENE_MAX, move || Scene::new(asked)) else {
-        let text = format!("{}: cannot be read within {SCENE_MAX:?}\n", dir.display());
-        return (text, 1);
+    let made = Arc::new(OnceLock::new());
+    let place = made.clone();
+    let making = start(Box::new(move |_| {
+        let _ = place.set(Arc::new(Scene::new(asked)));
+    }));
+    take(&making, begun + SCENE_MAX, &mut Findings::default());
+    let Some(scene) = made.get() else {
+        let text = format!("{dir}: cannot be read within {SCENE_MAX:?}");
+        let document = || format!("{{\"error\": {}, \"exitCode\": 1}}", quoted(&text));
+        return (if json { document() } else { text } + "\n", 1);
     };
-    let scene = Arc::new(scene);
-    let findings = examine(&scene, GROUPS, begun + RUN_MAX);
-    report(&scene, &findings, json)
+    let found = examine(scene, GROUPS, begun + RUN_MAX);
+    report(scene, &found, json)
 }
 
 /// Runs every group and gives their findings in order.
@@ -139,96 +134,161 @@ fn examine(
     scene: &Arc<Scene>,
     groups: &'static [Group],
     deadline: Instant,
-) -> Vec<(&'static str, Vec<Finding>)> {
-    let answer = |group: &'static Group| {
+) -> Vec<(&'static str, Findings)> {
+    let mut started = Vec::new();
+    for group in groups {
         let scene = scene.clone();
-        (group.name, start(move || (group.check)(&scene)))
-    };
-    let started: Vec<_> = groups.iter().map(answer).collect();
-    let wait = |(name, answer): (&'static str, mpsc::Receiver<Vec<Finding>>)| {
-        let found = answer.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        let none = |_| {
+        started.push((group.name, start(Box::new(move |out| (group.check)(&scene, out)))));
+    }
+    let mut all = Vec::new();
+    for (name, answer) in started {
+        let mut found = Findings::default();
+        if !take(&answer, deadline, &mut found) {
             let advice = "look for a disk or a network file system that does not answer (dmesg)";
-            vec![Finding::fail("answer", format!("none within {RUN_MAX:?}"), advice)]
-        };
-        (name, found.unwrap_or_else(none))
-    };
-    started.into_iter().map(wait).collect()
+            found.fail(&"answer", &format_args!("none within {RUN_MAX:?}"), &advice);
+        }
+        all.push((name, found));
+    }
+    all
 }
 
-fn report(scene: &Scene, findings: &[(&'static str, Vec<Finding>)], json: bool) -> (String, i32) {
-    let lines: Vec<Line<'_>> = findings
-        .iter()
-        .flat_map(|(group, list)| list.iter().map(|finding| Line { group, finding }))
-        .collect();
-    let count = |level| lines.iter().filter(|line| line.finding.level == level).count();
-    let [ok, warn, fail, skip] = [Level::Ok, Level::Warn, Level::Fail, Level::Skip].map(count);
+fn report(scene: &Scene, all: &[(&'static str, Findings)], json: bool) -> (String, i32) {
+    const LEVELS: [(Level, &str, &str); 4] = [
+        (Level::Ok, "ok", "ok  "),
+        (Level::Warn, "warn", "WARN"),
+        (Level::Fail, "fail", "FAIL"),
+        (Level::Skip, "skip", "-   "),
+    ];
+    let mut text = String::new();
+    let mut counts = [0_u32; LEVELS.len()];
+    if json {
+        let path = |path: &PathBuf| quoted(&path.to_string_lossy());
+        let null = || "null".to_owned();
+        let _ = writeln!(
+            text,
+            "{{\n  \"version\": \"{}\",\n  \"resources\": {},\n  \"dataDir\": {},\n  \
+             \"running\": {},\n  \"checks\": [",
+            env!("CARGO_PKG_VERSION"),
+            path(&scene.asked.dir),
+            scene.data_dir.as_ref().map_or_else(null, path),
+            scene.running.as_ref().map_or_else(null, |running| running.pid.to_string()),
+        );
+    }
+    let mut comma = "";
+    for (group, findings) in all {
+        for Finding { name, level, found, advice } in &findings.0 {
+            let row = LEVELS.into_iter().zip(&mut counts).find(|((one, ..), _)| one == level);
+            let Some(((_, word, shown), count)) = row else { continue };
+            *count += 1;
+            if json {
+                let (name, found) = (quoted(name), quoted(found));
+                let _ = write!(
+                    text,
+                    "{comma}    {{\"group\": \"{group}\", \"name\": {name}, \"level\": \
+                     \"{word}\", \"found\": {found}"
+                );
+                if !advice.is_empty() {
+                    let _ = write!(text, ", \"advice\": {}", quoted(advice));
+                }
+                text.push('}');
+                comma = ",\n";
+                continue;
+            }
+            let _ = writeln!(text, "{shown} {group}: {name}: {found}");
+            if !advice.is_empty() {
+                let _ = writeln!(text, "       do: {advice}");
+            }
+        }
+    }
+    let [ok, warn, fail, skip] = counts;
     let exit_code = match (fail, warn) {
         (1.., _) => 1,
         (0, 1..) => 3,
         (0, 0) => 0,
     };
-    let mut text = String::new();
-    if json {
-        let document = Document {
-            version: env!("CARGO_PKG_VERSION"),
-            resources: &scene.asked.dir,
-            data_dir: scene.data_dir.as_ref(),
-            running: scene.running.as_ref().map(|running| running.pid),
-            checks: lines,
-            ok,
-            warn,
-            fail,
-            skip,
-            exit_code,
-        };
-        text = serde_json::to_string_pretty(&document).unwrap_or_default();
-        text.push('\n');
-        return (text, exit_code);
-    }
-    for Line { group, finding } in &lines {
-        let word = match finding.level {
-            Level::Ok => "ok  ",
-            Level::Warn => "WARN",
-            Level::Fail => "FAIL",
-            Level::Skip => "-   ",
-        };
-        let _ = writeln!(text, "{word} {group}: {}: {}", finding.name, finding.found);
-        if !finding.advice.is_empty() {
-            let _ = writeln!(text, "       do: {}", finding.advice);
+    let _ = match json {
+        true => writeln!(
+            text,
+            "\n  ],\n  \"ok\": {ok},\n  \"warn\": {warn},\n  \"fail\": {fail},\n  \
+             \"skip\": {skip},\n  \"exitCode\": {exit_code}\n}}"
+        ),
+        false => {
+            writeln!(text, "\n{fail} failed, {warn} warnings, {ok} ok, {skip} not checked")
         }
-    }
-    let _ = writeln!(text, "\n{fail} failed, {warn} warnings, {ok} ok, {skip} not checked");
+    };
     (text, exit_code)
 }
 
-/// Runs `job` on a thread of its own. One that hangs is left to itself, and ends with the process.
-fn start<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
-    let (tell, told) = mpsc::sync_channel(1);
-    let job = move || {
-        let _ = tell.send(job());
-    };
-    // Without a thread the other end is dropped, and nobody waits.
-    let _ = std::thread::Builder::new().spawn(job);
-    told
+/// What a thread does: it adds what it finds.
+type Job = Box<dyn FnOnce(&mut Findings) + Send>;
+
+/// Where a thread leaves its findings, and whether it has ended. A channel would be as right, and
+/// ten times as large.
+#[derive(Default)]
+struct Slot {
+    content: Mutex<(bool, Option<Findings>)>,
+    filled: Condvar,
 }
 
-/// Runs `job` on a thread of its own; `None` when it is not done within `limit`.
-fn within<T: Send + 'static>(
-    limit: Duration,
-    job: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    start(job).recv_timeout(limit).ok()
+impl Slot {
+    fn content(&self) -> MutexGuard<'_, (bool, Option<Findings>)> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread's end of a slot: it has ended when this is dropped, also by a panic.
+struct Fill(Arc<Slot>);
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.0.content().0 = true;
+        self.0.filled.notify_one();
+    }
+}
+
+/// Runs a job on a thread of its own. One that hangs is left to itself, and ends with the process.
+fn start(job: Job) -> Arc<Slot> {
+    let slot = Arc::new(Slot::default());
+    let fill = Fill(slot.clone());
+    // Without a thread the slot is told that it has ended.
+    let _ = std::thread::Builder::new().spawn(move || {
+        let mut out = Findings::default();
+        job(&mut out);
+        fill.0.content().1 = Some(out);
+    });
+    slot
+}
+
+/// Takes over what a thread found; `false` when it has not ended by then, or by a panic.
+fn take(slot: &Slot, deadline: Instant, out: &mut Findings) -> bool {
+    let mut content = slot.content();
+    while !content.0 {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let waited = slot.filled.wait_timeout(content, left);
+        content = waited.unwrap_or_else(PoisonError::into_inner).0;
+    }
+    let found = content.1.take();
+    let is_whole = found.is_some();
+    out.0.extend(found.unwrap_or_default().0);
+    is_whole
+}
+
+/// A text in JSON, with its quotes.
+pub(crate) fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// Bytes for people: `4.1 GB`.
 fn bytes(number: u64) -> String {
-    let units =
-        [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "KB")];
-    match units.into_iter().find(|(unit, _)| number >= *unit) {
-        Some((unit, name)) => {
-            format!("{}.{} {name}", number / unit, number % unit / (unit / 10))
+    let mut unit = 1_000_000_000_000;
+    for name in ["TB", "GB", "MB", "KB"] {
+        if number >= unit {
+            return format!("{}.{} {name}", number / unit, number % unit / (unit / 10));
         }
-        None => format!("{number} bytes"),
+        unit /= 1000;
     }
+    format!("{number} bytes")
 }

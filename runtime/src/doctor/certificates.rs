@@ -1,6 +1,6 @@
 //! Certificates: every PEM that the configuration names, its dates, and whether its key fits.
 
-use super::Finding;
+use super::Findings;
 use super::clock::{date, is_plausible};
 use super::scene::Scene;
 use crate::api::mqtt::tls::{acceptor, element};
@@ -22,17 +22,18 @@ const PEM_BYTES_MAX: usize = 4 << 20;
 /// holds is enough.
 const SETTINGS: [(&str, bool); 2] = [("caCert", true), ("clientCert", false)];
 
-pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
-    let mut found = Vec::new();
+pub(super) fn check(scene: &Arc<Scene>, out: &mut Findings) {
     if let Some(tls) = scene.plan.gateway.mqtt.as_ref().and_then(|mqtt| mqtt.tls.as_ref()) {
         if let Err(error) = acceptor(tls)
             && error.kind() != Kind::Denied
         {
             let advice = "put the certificate's own key and chain there, readable for the service";
-            found.push(Finding::fail("MQTT over TLS", error.to_string(), advice));
+            out.fail(&"MQTT over TLS", &error, &advice);
         }
-        found.push(file(scene, "MQTT over TLS", &tls.certificate, false));
-        found.extend(tls.client_ca.iter().map(|path| file(scene, "MQTT clients", path, true)));
+        file(scene, "MQTT over TLS", &tls.certificate, false, out);
+        if let Some(path) = &tls.client_ca {
+            file(scene, "MQTT clients", path, true, out);
+        }
     }
     for component in &scene.plan.components {
         for (name, setting) in &component.settings {
@@ -41,63 +42,69 @@ pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
                 continue;
             };
             let what = format!("{} {known}", component.name);
-            found.push(match text.contains("-----BEGIN") {
-                true => dates(scene.now_s, &what, text.as_bytes(), *is_authority),
-                false => file(scene, &what, Path::new(text), *is_authority),
-            });
+            if text.contains("-----BEGIN") {
+                dates(scene.now_s, &what, text.as_bytes(), *is_authority, out);
+            } else {
+                file(scene, &what, Path::new(text), *is_authority, out);
+            }
         }
     }
-    if found.is_empty() {
-        found.push(Finding::skip("certificates", "the configuration names none".into()));
+    if out.0.is_empty() {
+        out.skip(&"certificates", &"the configuration names none");
     }
-    found
 }
 
-fn file(scene: &Scene, what: &str, path: &Path, is_authority: bool) -> Finding {
+fn file(scene: &Scene, what: &str, path: &Path, is_authority: bool, out: &mut Findings) {
     let what = format!("{what}: {}", path.display());
     match std::fs::read(path) {
         Ok(bytes) if bytes.len() <= PEM_BYTES_MAX => {
-            dates(scene.now_s, &what, &bytes, is_authority)
+            dates(scene.now_s, &what, &bytes, is_authority, out);
         }
-        Ok(_) => Finding::fail(&what, "is no PEM file: too large".into(), "name a PEM file"),
+        Ok(_) => out.fail(&what, &"is no PEM file: too large", &"name a PEM file"),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            Finding::skip(&what, "this user may not read it; run as root".into())
+            out.skip(&what, &"this user may not read it; run as root");
         }
-        Err(error) => Finding::fail(&what, error.to_string(), "correct the path"),
+        Err(error) => out.fail(&what, &error, &"correct the path"),
     }
 }
 
 /// Judges the certificates of a PEM text by the one that ends first; of authorities by the one that
 /// ends last.
-pub(super) fn dates(now_s: i64, what: &str, pem: &[u8], is_authority: bool) -> Finding {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let all = all.unwrap_or_default();
-    let times: Option<Vec<_>> = all.iter().map(|one| validity(one)).collect();
-    let ends = times.iter().flatten().map(|(_, until)| *until);
-    let end = if is_authority { ends.max() } else { ends.min() };
-    let begin = times.iter().flatten().map(|(from, _)| *from).max();
-    let (Some(begin), Some(end)) = (begin, end) else {
+pub(super) fn dates(now_s: i64, what: &str, pem: &[u8], is_authority: bool, out: &mut Findings) {
+    let what = &what;
+    let mut span: Option<(i64, i64)> = None;
+    for one in CertificateDer::pem_slice_iter(pem) {
+        let Some((from, until)) = one.ok().as_deref().and_then(validity) else {
+            span = None;
+            break;
+        };
+        span = Some(match span {
+            None => (from, until),
+            Some((begin, end)) if is_authority => (begin.min(from), end.max(until)),
+            Some((begin, end)) => (begin.max(from), end.min(until)),
+        });
+    }
+    let Some((begin, end)) = span else {
         let advice = "write certificates in PEM, as openssl x509 does";
-        return Finding::fail(what, "holds no certificate that can be read".into(), advice);
+        return out.fail(what, &"holds no certificate that can be read", &advice);
     };
     let until = date(end);
-    if !is_plausible(now_s) {
-        let text = format!("until {until}; whether it holds is unknown until the clock is set");
-        return Finding::skip(what, text);
-    }
-    if end < now_s {
-        return Finding::fail(what, format!("has ended on {until}"), "renew it");
-    }
-    if begin > now_s && !is_authority {
-        let text = format!("does not hold before {}", date(begin));
-        return Finding::fail(what, text, "is the clock right? else wait, or make a new one");
-    }
     let days = (end - now_s) / DAY_S;
-    let text = format!("until {until}, {days} days");
-    if end - now_s < RENEW_S {
-        return Finding::warn(what, text, "renew it");
+    if !is_plausible(now_s) {
+        let text =
+            format_args!("until {until}; whether it holds is unknown until the clock is set");
+        out.skip(what, &text);
+    } else if end < now_s {
+        out.fail(what, &format_args!("has ended on {until}"), &"renew it");
+    } else if begin > now_s {
+        let begin = date(begin);
+        let advice = "is the clock right? else wait, or make a new one";
+        out.fail(what, &format_args!("does not hold before {begin}"), &advice);
+    } else if end - now_s < RENEW_S {
+        out.warn(what, &format_args!("until {until}, {days} days"), &"renew it");
+    } else {
+        out.ok(what, &format_args!("until {until}, {days} days"));
     }
-    Finding::ok(what, text)
 }
 
 const SEQUENCE: u8 = 0x30;

@@ -1,6 +1,6 @@
 //! The clock: set, kept, synchronised.
 
-use super::Finding;
+use super::Findings;
 use super::data::newest_write_s;
 use super::scene::Scene;
 use pillion_components::env::rfc3339_utc;
@@ -19,42 +19,39 @@ const UNSYNCHRONISED: libc::c_int = 0x40;
 const SET: &str = "set it: let NTP run (systemd-timesyncd, chrony), or fit a clock chip; until then \
                    times to live count from the start";
 
-pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
+pub(super) fn check(scene: &Arc<Scene>, out: &mut Findings) {
     let now = scene.now_s;
     let shown = date(now);
     let written = scene.data_dir.as_deref().and_then(newest_write_s).unwrap_or_default();
-    let mut found = vec![if !is_plausible(now) {
-        Finding::fail("time", format!("{shown}: is before this program was built"), SET)
+    if !is_plausible(now) {
+        out.fail(&"time", &format_args!("{shown}: is before this program was built"), &SET);
     } else if now + OFF_MAX_S < written {
-        let text = format!("{shown}: the data was last written at {}", date(written));
-        Finding::fail("time", text, SET)
+        let written = date(written);
+        out.fail(&"time", &format_args!("{shown}: the data was last written at {written}"), &SET);
     } else {
-        Finding::ok("time", shown)
-    }];
+        out.ok(&"time", &shown);
+    }
     let chip = scene.root.read("sys/class/rtc/rtc0/since_epoch");
-    let chip = chip.and_then(|text| text.parse::<i64>().ok());
-    let is_synchronised = is_synchronised();
-    found.push(match chip {
+    match chip.and_then(|text| text.parse::<i64>().ok()) {
         None => {
             let text = "none: after a power cut the time is wrong until NTP has set it";
-            Finding::ok("clock chip", text.into())
+            out.ok(&"clock chip", &text);
         }
-        Some(chip) if (chip - now).abs() > OFF_MAX_S => {
-            let text = format!("it says {}", date(chip));
-            Finding::warn("clock chip", text, "hwclock --systohc; is its battery empty?")
+        Some(chip) if chip.abs_diff(now) > OFF_MAX_S.unsigned_abs() => {
+            let advice = "hwclock --systohc; is its battery empty?";
+            let chip = date(chip);
+            out.warn(&"clock chip", &format_args!("it says {chip}"), &advice);
         }
-        Some(_) => Finding::ok("clock chip", "agrees".into()),
-    });
-    found.push(match is_synchronised {
-        Some(true) => Finding::ok("NTP", "synchronised".into()),
-        Some(false) => Finding::warn(
-            "NTP",
-            "not synchronised".into(),
-            "timedatectl, chronyc tracking or ntpd: can its server be reached?",
-        ),
-        None => Finding::skip("NTP", "the kernel does not tell".into()),
-    });
-    found
+        Some(_) => out.ok(&"clock chip", &"agrees"),
+    }
+    match is_synchronised() {
+        Some(true) => out.ok(&"NTP", &"synchronised"),
+        Some(false) => {
+            let advice = "timedatectl, chronyc tracking or ntpd: can its server be reached?";
+            out.warn(&"NTP", &"not synchronised", &advice);
+        }
+        None => out.skip(&"NTP", &"the kernel does not tell"),
+    }
 }
 
 /// Whether a clock can be right.

@@ -1,16 +1,17 @@
 //! The world outside: names, and whether brokers and endpoints can be reached.
 
 use super::scene::Scene;
-use super::{Finding, Level, clock, start};
+use super::{Findings, Level, clock, start, take};
 use crate::app::channel::tls::Tls;
 use hyper::Uri;
 use pillion_components::env;
 use pillion_components::pubsub::mqtt3::Peer;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time for a name, for one address of it, and for one read or write.
@@ -58,132 +59,145 @@ fn places(scene: &Scene) -> Vec<Place> {
     found
 }
 
-/// Runs a job for every place, side by side.
-fn for_each(places: Vec<Place>, limit: Duration, job: fn(Place) -> Finding) -> Vec<Finding> {
-    let started: Vec<_> =
-        places.into_iter().map(|place| (place.name.clone(), start(move || job(place)))).collect();
+/// Runs a job for every place, side by side; offline nothing is asked.
+fn for_each(
+    scene: &Scene,
+    places: Vec<Place>,
+    limit: Duration,
+    job: fn(&Place, &mut Findings),
+    out: &mut Findings,
+) {
+    let mut started = Vec::new();
+    for place in places {
+        if scene.asked.offline {
+            out.skip(&place.name, &"offline");
+            continue;
+        }
+        let name = place.name.clone();
+        started.push((name, start(Box::new(move |out| job(&place, out)))));
+    }
     let deadline = Instant::now() + limit;
-    let finish = |(name, answer): (String, mpsc::Receiver<Finding>)| {
-        let answer = answer.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        answer.unwrap_or_else(|_| {
-            Finding::fail(&name, format!("no answer within {limit:?}"), "is the uplink up?")
-        })
-    };
-    started.into_iter().map(finish).collect()
+    for (name, answer) in started {
+        if !take(&answer, deadline, out) {
+            out.fail(&name, &format_args!("no answer within {limit:?}"), &"is the uplink up?");
+        }
+    }
 }
 
 /// Whether the names in the configuration mean something here.
-pub(super) fn names(scene: &Arc<Scene>) -> Vec<Finding> {
+pub(super) fn names(scene: &Arc<Scene>, out: &mut Findings) {
     let mut places = places(scene);
     places.retain(|place| place.host.parse::<IpAddr>().is_err());
     places.dedup_by(|one, other| one.host == other.host);
-    let text = scene.root.read("etc/resolv.conf").unwrap_or_default();
-    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-    let servers: Vec<_> = servers.map(str::trim).collect();
-    let mut found = vec![match servers.is_empty() {
-        false => Finding::ok("servers", servers.join(", ")),
-        true if places.is_empty() => Finding::skip("servers", "none, and none is needed".into()),
-        true => Finding::warn(
-            "servers",
-            "/etc/resolv.conf names none".into(),
-            "does the network (DHCP) give one?",
-        ),
-    }];
-    if scene.asked.offline {
-        found.extend(places.iter().map(|place| Finding::skip(&place.host, "offline".into())));
-        return found;
+    for place in &mut places {
+        place.name.clone_from(&place.host);
     }
-    found.extend(for_each(places, NAME_TIMEOUT, |place| {
-        let begun = Instant::now();
-        match resolve(&place) {
-            Ok(addresses) => {
-                let shown: Vec<_> =
-                    addresses.iter().take(3).map(|address| address.ip().to_string()).collect();
-                Finding::ok(&place.host, format!("{} ({})", shown.join(", "), since(begun)))
+    let text = scene.root.read("etc/resolv.conf").unwrap_or_default();
+    let mut servers = String::new();
+    for server in text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")) {
+        servers.push_str(server);
+    }
+    if !servers.is_empty() {
+        out.ok(&"servers", &servers.trim());
+    } else if places.is_empty() {
+        out.skip(&"servers", &"none, and none is needed");
+    } else {
+        let advice = "does the network (DHCP) give one?";
+        out.warn(&"servers", &"/etc/resolv.conf names none", &advice);
+    }
+    for_each(scene, places, NAME_TIMEOUT, look_up, out);
+}
+
+fn look_up(place: &Place, out: &mut Findings) {
+    let begun = Instant::now();
+    match resolve(place) {
+        Ok(addresses) => {
+            let mut text = String::new();
+            for address in addresses.iter().take(ADDRESSES_MAX) {
+                let _ = write!(text, "{} ", address.ip());
             }
-            Err(error) => {
-                let advice = "is the uplink up, and is the name right?";
-                Finding::fail(&place.host, error.to_string(), advice)
-            }
+            out.ok(&place.name, &format_args!("{text}({} ms)", begun.elapsed().as_millis()));
         }
-    }));
-    found
+        Err(error) => out.fail(&place.name, &error, &"is the uplink up, and is the name right?"),
+    }
 }
 
 fn resolve(place: &Place) -> io::Result<Vec<SocketAddr>> {
     Ok((place.host.as_str(), place.port).to_socket_addrs()?.collect())
 }
 
-fn since(begun: Instant) -> String {
-    format!("{} ms", begun.elapsed().as_millis())
-}
-
 /// Whether every place can be reached.
-pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
+pub(super) fn check(scene: &Arc<Scene>, out: &mut Findings) {
     let places = places(scene);
     if places.is_empty() {
-        return vec![Finding::skip("places", "the configuration names none".into())];
+        return out.skip(&"places", &"the configuration names none");
     }
-    if scene.asked.offline {
-        return places.iter().map(|place| Finding::skip(&place.name, "offline".into())).collect();
-    }
-    let mut found = for_each(places, PLACE_TIMEOUT, |place| {
-        reach(&place).unwrap_or_else(|(text, advice)| Finding::fail(&place.name, text, advice))
-    });
+    for_each(scene, places, PLACE_TIMEOUT, reach, out);
     if !clock::is_plausible(scene.now_s) {
-        for finding in found.iter_mut().filter(|finding| finding.level == Level::Fail) {
+        let failed = out.0.iter_mut().filter(|finding| finding.level == Level::Fail);
+        for finding in failed {
             finding.advice.push_str("; first set the clock, certificates hold by it");
         }
     }
-    found
 }
 
-type Wrong = (String, &'static str);
-
 /// Connects, shakes hands, says CONNECT, and leaves. The finding says how long each took.
-fn reach(place: &Place) -> Result<Finding, Wrong> {
-    let begun = Instant::now();
-    let socket = connect(place).map_err(|error| {
-        let advice = "is the uplink up? is the port right and open in the firewall?";
-        (format!("no connection: {error}"), advice)
-    })?;
-    let mut text = format!("TCP {}", since(begun));
-    let mut stream: Box<dyn Stream> = match &place.tls {
-        None => Box::new(socket),
-        Some(config) => {
-            let begun = Instant::now();
-            let stream = handshake(place, config, socket).map_err(|error| {
-                let advice = "compare the server's certificate with caCert and the host's name";
-                (format!("no TLS: {error}"), advice)
-            })?;
-            text.push_str(&format!(", TLS {}", since(begun)));
-            Box::new(stream)
+fn reach(place: &Place, out: &mut Findings) {
+    let name = &place.name;
+    let mut text = String::new();
+    let mut begun = Instant::now();
+    let mut lap = |text: &mut String, what: &str| {
+        let _ = write!(text, "{what} {} ms", begun.elapsed().as_millis());
+        begun = Instant::now();
+    };
+    let socket = match connect(place) {
+        Ok(socket) => socket,
+        Err(error) => {
+            let advice = "is the uplink up? is the port right and open in the firewall?";
+            return out.fail(name, &format_args!("no connection: {error}"), &advice);
         }
     };
-    let Some((username, password)) = &place.login else {
-        return Ok(Finding::ok(&place.name, text));
+    lap(&mut text, "TCP");
+    let mut stream: Box<dyn Stream> = match &place.tls {
+        None => Box::new(socket),
+        Some(config) => match handshake(place, config, socket) {
+            Ok(stream) => {
+                lap(&mut text, ", TLS");
+                Box::new(stream)
+            }
+            Err(error) => {
+                let advice = "compare the server's certificate with caCert and the host's name";
+                return out.fail(name, &format_args!("no TLS: {error}"), &advice);
+            }
+        },
     };
-    let begun = Instant::now();
-    let packet = connect_packet(username.as_deref(), password.as_deref())
-        .ok_or_else(|| ("user name or password is too long".to_owned(), "shorten it"))?;
-    let code = login(stream.as_mut(), &packet).map_err(|error| {
-        let advice = "is it an MQTT broker? does it want a client certificate (clientCert)?";
-        (format!("{text}, but no answer to CONNECT: {error}"), advice)
-    })?;
-    let text = format!("{text}, MQTT {}", since(begun));
+    let Some((username, password)) = &place.login else { return out.ok(name, &text) };
+    let packet = connect_packet(username.as_deref(), password.as_deref());
+    let Some(packet) = packet else {
+        return out.fail(name, &"user name or password is too long", &"shorten it");
+    };
+    let code = match login(stream.as_mut(), &packet) {
+        Ok(code) => code,
+        Err(error) => {
+            let text = format_args!("{text}, but no answer to CONNECT: {error}");
+            let advice = "is it an MQTT broker? does it want a client certificate (clientCert)?";
+            return out.fail(name, &text, &advice);
+        }
+    };
+    lap(&mut text, ", MQTT");
     // We come under a name of our own, which a strict broker may not know.
     let refused = match code {
-        0 => return Ok(Finding::ok(&place.name, text)),
+        0 => return out.ok(name, &text),
         2 => "client id not allowed",
         3 => "not available",
         4 => "wrong user name or password",
         5 => "not authorised",
         _ => "refused",
     };
-    let text = format!("{text}: {refused} (code {code}), asked with a client id of its own");
+    let text = format_args!("{text}: {refused} (code {code}), asked with a client id of its own");
     let advice = "check username and password; a broker that knows client ids by name refuses the \
                   doctor's, and a link that is connected is the better answer";
-    Ok(Finding::warn(&place.name, text, advice))
+    out.warn(name, &text, &advice);
 }
 
 trait Stream: Read + Write {}

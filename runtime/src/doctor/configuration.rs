@@ -2,7 +2,7 @@
 
 use super::data::{Person, service_user};
 use super::scene::Scene;
-use super::{Finding, Level};
+use super::{Findings, Level};
 use crate::resources::Setting;
 use pillion_components::Kind;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,42 +12,7 @@ use std::sync::Arc;
 /// Settings that name a file with a secret.
 const SECRET_FILES: [&str; 2] = ["clientKey", "secretsFile"];
 
-pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
-    let mut found = Vec::new();
-    for problem in &scene.problems {
-        let (text, has) = (problem.clone(), |words: &str| problem.contains(words));
-        found.push(if has("ermission denied") {
-            Finding::skip("resource", format!("{text} (this user may not read it; run as root)"))
-        } else if has("is not set") {
-            let advice = "set it for the service; run this as root while the service runs, or \
-                          with its environment";
-            Finding::fail("resource", text, advice)
-        } else {
-            Finding::fail("resource", text, "correct the file, then look again")
-        });
-    }
-    for warning in &scene.warnings {
-        found.push(Finding::warn("resource", warning.clone(), "correct it, or leave it out"));
-    }
-    for (name, peer) in scene.brokers() {
-        let Err((level, text)) = peer else { continue };
-        let advice = match level {
-            Level::Fail => "correct the component: the service does not start with it",
-            _ => "run this as root while the service runs, or with its environment",
-        };
-        found.push(Finding::new(level, "component", format!("{name}: {text}"), advice));
-    }
-    for (store, error) in scene.broken_stores() {
-        let text = format!("{}: {}", store.name, error.message());
-        found.push(match (error.kind(), store.ignore_errors) {
-            (Kind::Denied, _) => Finding::skip("component", text),
-            (_, true) => Finding::skip("component", format!("{text} (left out: ignoreErrors)")),
-            _ => {
-                let advice = "correct the component: the service does not start with it";
-                Finding::fail("component", text, advice)
-            }
-        });
-    }
+pub(super) fn check(scene: &Arc<Scene>, out: &mut Findings) {
     if scene.problems.is_empty() {
         let plan = &scene.plan;
         let text = format!(
@@ -58,12 +23,45 @@ pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
             plan.subscriptions.len(),
             plan.links.len()
         );
-        found.insert(0, Finding::ok("resources", text));
+        out.ok(&"resources", &text);
+    }
+    for problem in &scene.problems {
+        if problem.contains("ermission denied") {
+            let text = format_args!("{problem} (this user may not read it; run as root)");
+            out.skip(&"resource", &text);
+            continue;
+        }
+        let advice = match problem.contains("is not set") {
+            true => UNSEEN,
+            false => "correct the file, then look again",
+        };
+        out.fail(&"resource", problem, &advice);
+    }
+    for warning in &scene.warnings {
+        out.warn(&"resource", warning, &"correct it, or leave it out");
+    }
+    for (name, peer) in scene.brokers() {
+        let Err((level, text)) = peer else { continue };
+        let advice = if level == Level::Fail { WRONG } else { "" };
+        out.add(level, &"component", &format_args!("{name}: {text}"), &advice);
+    }
+    for (store, error) in scene.broken_stores() {
+        let text = format!("{}: {}", store.name, error.message());
+        if error.kind() == Kind::Denied || store.ignore_errors {
+            out.skip(&"component", &text);
+        } else {
+            out.fail(&"component", &text, &WRONG);
+        }
     }
     let user = service_user(scene);
-    found.extend(secret_files(scene).iter().map(|path| permissions(path, &user)));
-    found
+    for path in secret_files(scene) {
+        permissions(&path, &user, out);
+    }
 }
+
+const WRONG: &str = "correct the component: the service does not start with it";
+const UNSEEN: &str = "set it for the service; run this as root while the service runs, or with its \
+                      environment";
 
 /// Files that nobody but the service should read.
 fn secret_files(scene: &Scene) -> Vec<PathBuf> {
@@ -82,23 +80,21 @@ fn secret_files(scene: &Scene) -> Vec<PathBuf> {
     paths
 }
 
-fn permissions(path: &Path, user: &Person) -> Finding {
-    let name = "secret file";
+fn permissions(path: &Path, user: &Person, out: &mut Findings) {
+    let name = &"secret file";
     let shown = path.display();
     let file = match std::fs::metadata(path) {
         Ok(file) => file,
-        Err(error) => return Finding::skip(name, format!("{shown}: {error}")),
+        Err(error) => return out.skip(name, &format_args!("{shown}: {error}")),
     };
     let mode = file.mode() & 0o777;
     if mode & 0o007 != 0 {
-        let advice = format!("chmod o= {shown}");
-        let text = format!("{shown}: every user of this machine may read it ({mode:o})");
-        return Finding::warn(name, text, &advice);
+        let text = format_args!("{shown}: every user of this machine may read it ({mode:o})");
+        out.warn(name, &text, &format_args!("chmod o= {shown}"));
+    } else if !user.may(&file, 0o4) {
+        let text = format_args!("{shown}: the service's user {} may not read it", user.name);
+        out.fail(name, &text, &format_args!("chown {} {shown}", user.name));
+    } else {
+        out.ok(name, &format_args!("{shown}: kept from others ({mode:o})"));
     }
-    if !user.may(&file, 0o4) {
-        let advice = format!("chown {} {shown}", user.name);
-        let text = format!("{shown}: the service's user {} may not read it", user.name);
-        return Finding::fail(name, text, &advice);
-    }
-    Finding::ok(name, format!("{shown}: kept from others ({mode:o})"))
 }

@@ -3,7 +3,7 @@
 use super::running::Running;
 use super::scene::Scene;
 use super::system::{Mount, Root, existing, mount_of};
-use super::{Finding, bytes, within};
+use super::{Findings, Level, bytes, start, take};
 use crate::resources::DATA_DIR_MISSING;
 use pillion_components::env::Clock;
 use pillion_components::storage::StorageOptions;
@@ -84,109 +84,114 @@ fn owner(scene: &Scene) -> Option<u32> {
     Some(std::fs::metadata(scene.data_dir.as_ref()?).ok()?.uid())
 }
 
-pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
+pub(super) fn check(scene: &Arc<Scene>, out: &mut Findings) {
     let Some(dir) = &scene.data_dir else {
-        return vec![Finding::warn("directory", DATA_DIR_MISSING.into(), "name one")];
+        return out.warn(&"directory", &DATA_DIR_MISSING, &"name one");
     };
     let Some(there) = existing(dir) else {
-        let text = format!("{}: cannot be seen", dir.display());
-        return vec![Finding::skip("directory", text)];
+        return out.skip(&"directory", &format_args!("{}: cannot be seen", dir.display()));
     };
-    let mut found = vec![directory(scene, dir, &there)];
+    directory(scene, dir, &there, out);
     if let Some(mount) = mount_of(&scene.root, &there) {
-        found.push(file_system(&mount));
+        file_system(&mount, out);
     }
     match statvfs(&there) {
-        Ok(room) => found.extend(space(scene, dir, &room)),
-        Err(error) => found.push(Finding::skip("space", error.to_string())),
+        Ok(room) => space(scene, dir, &room, out),
+        Err(error) => out.skip(&"space", &error),
     }
-    found.push(sync(&there));
-    found
+    let timed = start(Box::new(move |out| sync(&there, out)));
+    if !take(&timed, Instant::now() + SYNCS_MAX, out) {
+        let text = format_args!("{SYNCS} syncs of a page take longer than {SYNCS_MAX:?}");
+        out.fail(&"sync", &text, &"see dmesg: the disk is worn, broken or very busy");
+    }
 }
 
-fn directory(scene: &Scene, dir: &Path, there: &Path) -> Finding {
-    let name = "directory";
+fn directory(scene: &Scene, dir: &Path, there: &Path, out: &mut Findings) {
+    let name = &"directory";
     let shown = dir.display();
     let user = service_user(scene);
     let meta = match std::fs::metadata(dir) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let parent = std::fs::metadata(there);
-            let advice = format!("make it: install -d -o {} {shown}", user.name);
-            return match parent {
-                Ok(parent) if parent.is_dir() && user.may(&parent, 0o3) => {
-                    Finding::ok(name, format!("{shown}: not there yet, made at the first start"))
-                }
-                _ => {
-                    let text = format!("{shown}: not there, and {} may not make it", user.name);
-                    Finding::fail(name, text, &advice)
-                }
-            };
+            if parent.is_ok_and(|parent| parent.is_dir() && user.may(&parent, 0o3)) {
+                let text = format_args!("{shown}: not there yet, made at the first start");
+                return out.ok(name, &text);
+            }
+            let text = format_args!("{shown}: not there, and {} may not make it", user.name);
+            let advice = format_args!("make it: install -d -o {} {shown}", user.name);
+            return out.fail(name, &text, &advice);
         }
-        Err(error) => return Finding::skip(name, format!("{shown}: {error}")),
+        Err(error) => return out.skip(name, &format_args!("{shown}: {error}")),
     };
     if !meta.is_dir() {
-        return Finding::fail(name, format!("{shown}: is no directory"), "name a directory");
+        return out.fail(name, &format_args!("{shown}: is no directory"), &"name a directory");
     }
-    if !user.may(&meta, 0o7) {
-        let text = format!(
-            "{shown}: belongs to user {} ({:o}), the service runs as {}",
-            meta.uid(),
-            meta.mode() & 0o7777,
-            user.name
-        );
-        return Finding::fail(name, text, &format!("chown -R {} {shown}", user.name));
+    if user.may(&meta, 0o7) {
+        return out.ok(name, &format_args!("{shown}: {} may write", user.name));
     }
-    Finding::ok(name, format!("{shown}: {} may write", user.name))
+    let text = format_args!(
+        "{shown}: belongs to user {} ({:o}), the service runs as {}",
+        meta.uid(),
+        meta.mode() & 0o7777,
+        user.name
+    );
+    out.fail(name, &text, &format_args!("chown -R {} {shown}", user.name));
 }
 
+/// Types of file systems, what they mean for what is stored, and what to do.
+const FILE_SYSTEMS: &[(&[&str], Level, &str, &str)] = &[
+    (
+        &["tmpfs", "ramfs", "devtmpfs"],
+        Level::Fail,
+        ": is memory, a power cut loses everything",
+        "put the data on flash: --data-dir, or dataDir in a Gateway's spec.storage",
+    ),
+    (
+        &["btrfs", "f2fs", "ubifs", "jffs2", "bcachefs", "zfs"],
+        Level::Ok,
+        ": does not overwrite in place, so that room for deletes on a full disk is best effort: \
+         keep quotaBytes well below its size",
+        "",
+    ),
+    (
+        &["overlay", "aufs"],
+        Level::Warn,
+        ": what is under it cannot be seen, and may go with a container or an upgrade",
+        "put the data on a volume of its own, or keep it in the list of what upgrades keep",
+    ),
+    (
+        &["nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs"],
+        Level::Warn,
+        ": locks, syncs and room are the server's word",
+        "put the data on a disk of this machine",
+    ),
+    (
+        &["vfat", "msdos", "exfat"],
+        Level::Warn,
+        ": has no journal, a power cut can damage its directories",
+        "put the data on ext4 or f2fs",
+    ),
+];
+
 /// What the file system means for what is stored.
-pub(super) fn file_system(mount: &Mount) -> Finding {
-    let name = "file system";
-    let Mount { kind, source, options, .. } = mount;
-    let shown = format!("{kind} on {source}");
-    let has = |option: &str| options.split(',').any(|one| one == option);
-    if has("ro") {
-        let advice = "mount it for writing; after an error of the disk see dmesg";
-        return Finding::fail(name, format!("{shown}: is read-only"), advice);
-    }
-    if has("nobarrier") || has("barrier=0") {
-        let advice = "mount it without nobarrier and barrier=0";
-        let text = format!("{shown}: syncs do not reach the medium, a power cut loses data");
-        return Finding::fail(name, text, advice);
-    }
-    match kind.as_str() {
-        "tmpfs" | "ramfs" | "devtmpfs" => Finding::fail(
-            name,
-            format!("{shown}: is memory, a power cut loses everything"),
-            "put the data on flash: --data-dir, or dataDir in a Gateway's spec.storage",
-        ),
-        "btrfs" | "f2fs" | "ubifs" | "jffs2" | "bcachefs" | "zfs" => Finding::ok(
-            name,
-            format!(
-                "{shown}: does not overwrite in place, so that room for deletes on a full disk is \
-                 best effort: keep quotaBytes well below its size"
-            ),
-        ),
-        "overlay" | "aufs" => Finding::warn(
-            name,
-            format!(
-                "{shown}: what is under it cannot be seen, and may go with a container or an upgrade"
-            ),
-            "put the data on a volume of its own, or keep it in the list of what upgrades keep",
-        ),
-        "nfs" | "nfs4" | "cifs" | "smb3" | "9p" | "virtiofs" => Finding::warn(
-            name,
-            format!("{shown}: locks, syncs and room are the server's word"),
-            "put the data on a disk of this machine",
-        ),
-        "vfat" | "msdos" | "exfat" => Finding::warn(
-            name,
-            format!("{shown}: has no journal, a power cut can damage its directories"),
-            "put the data on ext4 or f2fs",
-        ),
-        _ => Finding::ok(name, shown),
-    }
+pub(super) fn file_system(mount: &Mount, out: &mut Findings) {
+    let has = |wanted: &str| mount.options.split(',').any(|option| option == wanted);
+    let (level, means, advice) = if has("ro") {
+        (
+            Level::Fail,
+            ": is read-only",
+            "mount it for writing; after an error of the disk see dmesg",
+        )
+    } else if has("nobarrier") || has("barrier=0") {
+        let means = ": syncs do not reach the medium, a power cut loses data";
+        (Level::Fail, means, "mount it without nobarrier and barrier=0")
+    } else {
+        let known = FILE_SYSTEMS.iter().find(|(kinds, ..)| kinds.contains(&mount.kind.as_str()));
+        known.map_or((Level::Ok, "", ""), |(_, level, means, advice)| (*level, *means, *advice))
+    };
+    let text = format!("{} on {}{means}", mount.kind, mount.source);
+    out.add(level, &"file system", &text, &advice);
 }
 
 /// Room of a file system.
@@ -213,7 +218,7 @@ fn statvfs(path: &Path) -> io::Result<Room> {
     })
 }
 
-fn space(scene: &Scene, dir: &Path, room: &Room) -> Vec<Finding> {
+fn space(scene: &Scene, dir: &Path, room: &Room, out: &mut Findings) {
     let storage = &scene.plan.gateway.storage;
     let defaults = StorageOptions::new(PathBuf::new(), Clock::system());
     let quota = storage.quota_bytes.unwrap_or(defaults.quota_bytes);
@@ -222,34 +227,32 @@ fn space(scene: &Scene, dir: &Path, room: &Room) -> Vec<Finding> {
     // As the engine does: the log takes a quarter of the quota at most.
     let log = (u64::from(segments) * u64::from(segment)).min(quota / 4);
     let used = used_bytes(dir);
-    let to_come = quota.saturating_sub(used);
     let free = room.free_bytes;
+    let name = &"space";
     let text = format!("{} free; {} used, quota {}", bytes(free), bytes(used), bytes(quota));
-    let name = "space";
-    let mut found = vec![if free < ROOM_MIN.max(log.saturating_sub(used)) {
+    if free < ROOM_MIN.max(log.saturating_sub(used)) {
         let advice = "make room, or use a larger disk: new data is refused until there is some";
-        Finding::fail(name, format!("full: {text}"), advice)
-    } else if free < to_come {
-        let lower = (used + free) / 10 * 9;
+        out.fail(name, &format_args!("full: {text}"), &advice);
+    } else if free < quota.saturating_sub(used) {
         let advice = format!(
-            "lower quotaBytes in a Gateway's spec.storage to {lower}, or make room: the disk is \
-             full before the quota is"
+            "lower quotaBytes in a Gateway's spec.storage to {}, or make room: the disk is full \
+             before the quota is",
+            (used + free) / 10 * 9
         );
-        Finding::warn(name, text, &advice)
+        out.warn(name, &text, &advice);
     } else {
-        Finding::ok(name, text)
-    }];
+        out.ok(name, &text);
+    }
     let stored = scene.metric("pillion_storage_disk_bytes").unwrap_or(used);
     if stored.saturating_mul(100) >= quota.saturating_mul(QUOTA_NEARLY) {
         let text = format!("{} of {} are used", bytes(stored), bytes(quota));
         let advice = "is a consumer away (queues in the metrics)? raise quotaBytes, or delete";
-        found.push(Finding::warn("quota", text, advice));
+        out.warn(&"quota", &text, &advice);
     }
     if room.has_inodes && room.free_inodes < INODES_MIN {
-        let text = format!("{} free", room.free_inodes);
-        found.push(Finding::fail("inodes", text, "remove files: the disk takes no new ones"));
+        let text = format_args!("{} free", room.free_inodes);
+        out.fail(&"inodes", &text, &"remove files: the disk takes no new ones");
     }
-    found
 }
 
 /// Bytes on disk of the files in a directory; its files lie side by side.
@@ -259,37 +262,29 @@ fn used_bytes(dir: &Path) -> u64 {
 }
 
 /// Times the sync that every acknowledged write waits for.
-fn sync(dir: &Path) -> Finding {
-    let name = "sync";
-    let place = dir.to_owned();
-    let median = match within(SYNCS_MAX, move || median_sync(&place)) {
-        Some(Ok(median)) => median,
-        Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let text = "not timed: this user may not write there; run as root".into();
-            return Finding::skip(name, text);
+fn sync(dir: &Path, out: &mut Findings) {
+    let name = &"sync";
+    let median = match median_sync(dir) {
+        Ok(median) => median,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return out.skip(name, &"not timed: this user may not write there; run as root");
         }
-        Some(Err(error)) => {
-            let advice = "see dmesg for errors of the disk, and space above";
-            return Finding::fail(name, format!("a page cannot be written: {error}"), advice);
-        }
-        None => {
-            let text = format!("{SYNCS} syncs of a page take longer than {SYNCS_MAX:?}");
-            let advice = "see dmesg: the disk is worn, broken or very busy";
-            return Finding::fail(name, text, advice);
+        Err(error) => {
+            let text = format_args!("a page cannot be written: {error}");
+            return out.fail(name, &text, &"see dmesg for errors of the disk, and space above");
         }
     };
     let micros = median.as_micros();
     let text = format!("{}.{:02} ms for a page", micros / 1000, micros % 1000 / 10);
     if median > SYNC_SLOW {
-        let text = format!("{text}: a durable write takes at least as long");
         let advice = "use better flash, or let many writes share a sync: commitLingerMs, eventual";
-        return Finding::warn(name, text, advice);
+        out.warn(name, &format_args!("{text}: a durable write takes at least as long"), &advice);
+    } else if median < SYNC_IMPLAUSIBLE {
+        let more = "too quick for flash, this disk may lie to us (or be virtual)";
+        out.ok(name, &format_args!("{text}: {more}"));
+    } else {
+        out.ok(name, &text);
     }
-    if median < SYNC_IMPLAUSIBLE {
-        let text = format!("{text}: too quick for flash, this disk may lie to us (or be virtual)");
-        return Finding::ok(name, text);
-    }
-    Finding::ok(name, text)
 }
 
 /// The file has no name from the start, so that nothing is left whenever this ends.
@@ -300,15 +295,16 @@ fn median_sync(dir: &Path) -> io::Result<Duration> {
     // The first takes room; those that count overwrite it, as the log does.
     file.write_all_at(&[0x5A; PAGE], 0)?;
     file.sync_all()?;
-    let mut times = Vec::with_capacity(SYNCS);
+    let mut times: Vec<Duration> = Vec::with_capacity(SYNCS);
     for turn in 0..SYNCS {
         let page = [u8::try_from(turn).unwrap_or_default(); PAGE];
         let begun = Instant::now();
         file.write_all_at(&page, 0)?;
         file.sync_data()?;
-        times.push(begun.elapsed());
+        let took = begun.elapsed();
+        let place = times.iter().position(|time| *time > took).unwrap_or(times.len());
+        times.insert(place, took);
     }
-    times.sort_unstable();
     Ok(times.get(SYNCS / 2).copied().unwrap_or_default())
 }
 

@@ -2,7 +2,7 @@
 
 use super::scene::Scene;
 use super::system::Root;
-use super::{Finding, bytes, data};
+use super::{Findings, bytes, data};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,44 +17,47 @@ const CONNECTION_BYTES: u64 = 16 << 10;
 /// is allowed, and no plan for a machine.
 const BODIES: u64 = 4;
 
-pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
+pub(super) fn check(scene: &Arc<Scene>, out: &mut Findings) {
     let root = &scene.root;
     let text = root.read("proc/meminfo").unwrap_or_default();
-    let of = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
-    };
-    let mut found = Vec::new();
     let wanted = wanted_bytes(scene);
-    match (of("MemTotal"), of("MemAvailable")) {
+    let shown = bytes(wanted);
+    let running = scene.running.as_ref();
+    match (kilobytes(&text, "MemTotal:"), kilobytes(&text, "MemAvailable:")) {
         (Some(total), Some(available)) => {
-            let own = scene.running.as_ref().and_then(|running| resident_bytes(root, running.pid));
+            let own = running.and_then(|running| resident_bytes(root, running.pid));
             let reach = available + own.unwrap_or_default();
             let text = format!(
-                "{} of {} available, this configuration may take about {} when busy",
+                "{} of {} available, this configuration may take about {shown} when busy",
                 bytes(reach),
-                bytes(total),
-                bytes(wanted)
+                bytes(total)
             );
             let advice = "lower limits.connectionsMax, limits.bodyBytesMax or \
                           mqtt.limits.connectionsMax, or run fewer programs";
-            found.push(match reach < wanted {
-                true => Finding::warn("memory", text, advice),
-                false => Finding::ok("memory", text),
-            });
+            at_least(reach, wanted, "memory", &text, advice, out);
         }
-        _ => found.push(Finding::skip("memory", "cannot be seen".into())),
+        _ => out.skip(&"memory", &"cannot be seen"),
     }
-    if let Some(limit) = scene.running.as_ref().and_then(|running| group_limit(root, running.pid)) {
-        let text = format!("its control group allows {}", bytes(limit));
+    if let Some(limit) = running.and_then(|running| group_limit(root, running.pid)) {
+        let text = format!("its control group allows {}, see memory", bytes(limit));
         let advice = "raise MemoryMax of the unit, or lower the limits";
-        found.push(match limit < wanted {
-            true => Finding::warn("limit", text, advice),
-            false => Finding::ok("limit", text),
-        });
+        at_least(limit, wanted, "limit", &text, advice, out);
     }
-    found.extend(swap(root));
-    found
+    swap(root, out);
+}
+
+fn at_least(has: u64, wanted: u64, name: &str, text: &str, advice: &str, out: &mut Findings) {
+    if has < wanted {
+        out.warn(&name, &text, &advice);
+    } else {
+        out.ok(&name, &text);
+    }
+}
+
+/// The bytes of a line `name    number kB`.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
 }
 
 fn wanted_bytes(scene: &Scene) -> u64 {
@@ -69,9 +72,7 @@ fn wanted_bytes(scene: &Scene) -> u64 {
 
 /// Resident memory of a process.
 fn resident_bytes(root: &Root, pid: u32) -> Option<u64> {
-    let text = root.read(&format!("proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
+    kilobytes(&root.read(&format!("proc/{pid}/status"))?, "VmRSS:")
 }
 
 /// `memory.max` of the process's control group (version 2), if there is a limit.
@@ -81,24 +82,24 @@ fn group_limit(root: &Root, pid: u32) -> Option<u64> {
     root.number(&format!("sys/fs/cgroup{path}/memory.max"))
 }
 
-/// Swap on flash is written day and night, and no sync waits for it to be counted.
-fn swap(root: &Root) -> Option<Finding> {
-    let text = root.read("proc/swaps")?;
-    let worn =
-        text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).find(|name| {
-            let is_flash = |disk: &Path| disk.join("device/life_time").exists() || is_card(disk);
-            let disk = match name.strip_prefix("/dev/") {
-                Some(device) => {
-                    root.path("sys/class/block").join(device).join("..").canonicalize().ok()
-                }
-                None => data::disk(root, Path::new(name)).and_then(|(_, disk)| disk),
-            };
-            disk.is_some_and(|disk| is_flash(&disk))
-        })?;
-    let advice = "swap to compressed memory instead (zram): swapping wears out flash";
-    Some(Finding::warn("swap", format!("{worn} is on flash"), advice))
+/// Swap on flash is written day and night.
+fn swap(root: &Root, out: &mut Findings) {
+    let text = root.read("proc/swaps").unwrap_or_default();
+    for name in text.lines().skip(1).filter_map(|line| line.split_whitespace().next()) {
+        let disk = match name.strip_prefix("/dev/") {
+            Some(device) => {
+                root.path("sys/class/block").join(device).join("..").canonicalize().ok()
+            }
+            None => data::disk(root, Path::new(name)).and_then(|(_, disk)| disk),
+        };
+        if disk.is_some_and(|disk| is_card(&disk)) {
+            let advice = "swap to compressed memory instead (zram): swapping wears out flash";
+            out.warn(&"swap", &format_args!("{name} is on flash"), &advice);
+        }
+    }
 }
 
+/// Whether it is an eMMC or an SD card.
 fn is_card(disk: &Path) -> bool {
     super::system::read(&disk.join("device/type")).is_some_and(|kind| kind == "SD" || kind == "MMC")
 }

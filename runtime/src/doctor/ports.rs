@@ -4,8 +4,8 @@
 use super::running;
 use super::scene::Scene;
 use super::system::Root;
-use super::{Finding, start};
-use std::io::ErrorKind;
+use super::{Findings, Text, start, take};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,43 +24,37 @@ pub(super) struct Socket {
     pub(super) inode: u64,
 }
 
-pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
+pub(super) fn check(scene: &Arc<Scene>, out: &mut Findings) {
     let sockets = sockets(&scene.root);
-    let mut found = Vec::new();
     for (what, key, address) in listeners(scene) {
-        let name = format!("{what} at {address}");
-        found.push(listener(scene, &sockets, address, &name, key));
+        listener(scene, &sockets, address, &format_args!("{what} at {address}"), key, out);
     }
-    let apps = scene.plan.apps.iter().filter_map(|app| app.channel.as_ref()).take(APPS_MAX);
-    let asked: Vec<_> = apps
-        .map(|channel| {
-            let (host, port) = (channel.host.clone(), channel.port);
-            let (name, advice) = (
-                format!("app {} at {host}:{port}", channel.app_id),
-                "start the app, or correct spec.channel.address",
-            );
-            let job = move || answers(&host, port);
-            (name, advice, start(job))
-        })
-        .collect();
+    let mut asked = Vec::new();
+    for channel in scene.plan.apps.iter().filter_map(|app| app.channel.clone()).take(APPS_MAX) {
+        let name = format!("app {} at {}:{}", channel.app_id, channel.host, channel.port);
+        let shown = name.clone();
+        let job = move |out: &mut Findings| match answers(&channel.host, channel.port) {
+            Ok(_) => out.ok(&name, &"answers"),
+            Err(error) => out.warn(&name, &error, &NO_APP),
+        };
+        asked.push((shown, start(Box::new(job))));
+    }
     let deadline = Instant::now() + APP_TIMEOUT;
-    for (name, advice, answer) in asked {
-        let answer = answer.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        found.push(match answer.unwrap_or(Err("no answer in time".into())) {
-            Ok(()) => Finding::ok(&name, "answers".into()),
-            Err(text) => Finding::warn(&name, text, advice),
-        });
+    for (name, answer) in asked {
+        if !take(&answer, deadline, out) {
+            out.warn(&name, &"no answer in time", &NO_APP);
+        }
     }
-    found
 }
 
-fn answers(host: &str, port: u16) -> Result<(), String> {
-    let addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
-    let mut last = "the name has no address".to_owned();
-    for address in addresses {
+const NO_APP: &str = "start the app, or correct spec.channel.address";
+
+fn answers(host: &str, port: u16) -> io::Result<()> {
+    let mut last = ErrorKind::NotFound.into();
+    for address in (host, port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, APP_TIMEOUT) {
             Ok(_) => return Ok(()),
-            Err(error) => last = error.to_string(),
+            Err(error) => last = error,
         }
     }
     Err(last)
@@ -91,45 +85,45 @@ fn listener(
     scene: &Scene,
     sockets: &[Socket],
     address: SocketAddr,
-    name: &str,
+    name: Text<'_>,
     key: &str,
-) -> Finding {
+    out: &mut Findings,
+) {
     if let Err(error) = UdpSocket::bind((address.ip(), 0))
         && error.kind() == ErrorKind::AddrNotAvailable
     {
-        let advice = format!("write an address of this machine, or 0.0.0.0, in {key}");
-        return Finding::fail(name, "this machine has no such address".into(), &advice);
+        let advice = format_args!("write an address of this machine, or 0.0.0.0, in {key}");
+        return out.fail(name, &"this machine has no such address", &advice);
     }
-    let holders = sockets.iter().filter(|socket| is_in_the_way(socket.address, address));
-    let Some(socket) = holders.into_iter().next() else {
-        let Some(running) = &scene.running else { return Finding::ok(name, "free".into()) };
-        let text = format!("the running pillion (pid {}) does not listen here", running.pid);
-        let advice = "restart it if its configuration has changed since it started";
-        return Finding::warn(name, text, advice);
-    };
-    let pid = owner(&scene.root, socket.inode, scene.running.as_ref().map(|running| running.pid));
-    let is_ours = |pid: u32| match &scene.running {
-        Some(running) => running.pid == pid,
-        None => running::serves(&scene.root, pid, &scene.asked.dir),
+    let running = scene.running.as_ref();
+    let holder = sockets.iter().find(|socket| is_in_the_way(socket.address, address));
+    let (socket, running_pid) = match (holder, running.map(|running| running.pid)) {
+        (Some(socket), pid) => (socket, pid),
+        (None, None) => return out.ok(name, &"free"),
+        (None, Some(pid)) => {
+            let text = format_args!("the running pillion (pid {pid}) does not listen here");
+            let advice = "restart it if its configuration has changed since it started";
+            return out.warn(name, &text, &advice);
+        }
     };
     let advice = format!("stop it, or choose another port in {key}");
-    match (pid, &scene.running) {
-        (Some(pid), _) if is_ours(pid) => {
-            Finding::ok(name, format!("held by the running pillion (pid {pid})"))
+    let Some(pid) = owner(&scene.root, socket.inode, running_pid) else {
+        let uid = socket.uid;
+        if running.is_some_and(|running| running.uid == uid) {
+            return out.ok(name, &format_args!("held by a process of user {uid}, as pillion is"));
         }
-        (Some(pid), _) => {
-            let program = running::program(&scene.root, pid).unwrap_or_default();
-            Finding::fail(name, format!("taken by {program} (pid {pid})"), &advice)
-        }
-        (None, Some(running)) if running.uid == socket.uid => {
-            let text = format!("held by a process of user {}, as pillion is", socket.uid);
-            Finding::ok(name, text)
-        }
-        (None, _) => {
-            let text = format!("taken by a process of user {} that root can see", socket.uid);
-            Finding::fail(name, text, &advice)
-        }
+        let text = format_args!("taken by a process of user {uid} that root can see");
+        return out.fail(name, &text, &advice);
+    };
+    let is_ours = match running_pid {
+        Some(running) => running == pid,
+        None => running::serves(&scene.root, pid, &scene.asked.dir),
+    };
+    if is_ours {
+        return out.ok(name, &format_args!("held by the running pillion (pid {pid})"));
     }
+    let program = running::program(&scene.root, pid).unwrap_or_default();
+    out.fail(name, &format_args!("taken by {program} (pid {pid})"), &advice);
 }
 
 /// Whether a socket that listens at `held` keeps another from listening at `wanted`.

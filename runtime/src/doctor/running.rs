@@ -1,7 +1,6 @@
 //! The pillion that runs with these resources or this data directory, if one does.
 
 use super::system::Root;
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
@@ -89,11 +88,9 @@ fn uptime_s(root: &Root, pid: u32) -> Option<u64> {
 }
 
 impl Running {
-    /// Its environment, where this user may see it.
-    pub(super) fn environment(&self, root: &Root) -> Option<BTreeMap<String, String>> {
-        let text = root.read(&format!("proc/{}/environ", self.pid))?;
-        let pairs = text.split('\0').filter_map(|pair| pair.split_once('='));
-        Some(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    /// Its environment, where this user may see it; see [`variable`].
+    pub(super) fn environment(&self, root: &Root) -> Option<String> {
+        root.read(&format!("proc/{}/environ", self.pid))
     }
 
     /// Its `--data-dir`.
@@ -109,6 +106,12 @@ impl Running {
         });
         by_flag.map(PathBuf::from)
     }
+}
+
+/// A variable in the environment of a process.
+pub(super) fn variable(environment: &str, name: &str) -> Option<String> {
+    let value = |pair: &str| pair.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+    environment.split('\0').find_map(value)
 }
 
 /// `GET` of a listener on this machine: status and body.

@@ -8,10 +8,10 @@ use pillion_components::error::{Error, Kind, Result};
 use pillion_components::options::Options;
 use pillion_components::pubsub::mqtt3;
 use pillion_components::secrets::{self, SecretStore};
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where the service stores: the `StateDirectory` of its unit.
@@ -38,7 +38,7 @@ pub(super) struct Scene {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) running: Option<Running>,
     /// The environment of the running process, where this user may see it.
-    environment: Option<BTreeMap<String, String>>,
+    environment: Option<String>,
     /// What the metrics listener of the running process says.
     pub(super) metrics: Option<String>,
     /// Seconds since 1970, as the system has it.
@@ -57,7 +57,7 @@ impl Scene {
         // mean what they mean there, where we may see it.
         let its = running.as_ref().and_then(|running| running.environment(&root));
         let environment = |name: &str| match &its {
-            Some(its) => its.get(name).cloned(),
+            Some(its) => running::variable(its, name),
             None => own(name),
         };
         let (plan, problems, warnings) = read(&asked, &environment);
@@ -140,11 +140,14 @@ impl Scene {
         let options = text_options(store);
         if let (Some(its), ENVIRONMENT_STORE) = (&self.environment, store.type_name.as_str()) {
             let variable = format!("{}{name}", options.text("prefix").unwrap_or_default());
-            return its.get(&variable).cloned().ok_or_else(missing);
+            return running::variable(its, &variable).ok_or_else(missing);
         }
         let opened = open_store(store, &options)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let secret = runtime.block_on(opened.get(name))?.unwrap_or_default();
+        // The stores there are have read everything when they are open, and answer at once.
+        let mut answer = opened.get(name);
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(secret) = answer.as_mut().poll(&mut context) else { return Err(missing()) };
+        let secret = secret?.unwrap_or_default();
         secret.get(key).filter(|text| !text.is_empty()).cloned().ok_or_else(missing)
     }
 

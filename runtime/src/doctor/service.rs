@@ -1,9 +1,10 @@
 //! The running service: whether there is one, what it says of itself, who looks after it.
 
-use super::Finding;
-use super::running;
+use super::Findings;
+use super::running::{self, Running};
 use super::scene::Scene;
 use crate::resources::AppPlan;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Where a unit's file may lie.
@@ -13,79 +14,76 @@ const UNIT_DIRS: [&str; 3] = ["etc/systemd/system", "lib/systemd/system", "usr/l
 const UNIT: &str = "pillion.service";
 const WANTED: &str = "etc/systemd/system/multi-user.target.wants/pillion.service";
 
-pub(super) fn check(scene: &Arc<Scene>) -> Vec<Finding> {
-    let mut found = unit(scene);
-    let Some(running) = &scene.running else { return found };
-    let since = running.uptime_s.map(|seconds| format!(" since {}", time(seconds)));
-    let text = format!("pid {}{}", running.pid, since.unwrap_or_default());
-    found.insert(0, Finding::ok("running", text));
-    found.extend(apps(scene));
-    found.extend(storage(scene));
-    found.extend(links(scene));
-    found
+pub(super) fn check(scene: &Arc<Scene>, out: &mut Findings) {
+    let Some(running) = &scene.running else { return at_rest(scene, out) };
+    match running.uptime_s {
+        Some(seconds) => {
+            let text = format!("pid {} since {}", running.pid, time(seconds));
+            out.ok(&"running", &text);
+        }
+        None => out.ok(&"running", &format_args!("pid {}", running.pid)),
+    }
+    unit(scene, running, out);
+    apps(scene, out);
+    storage(scene, out);
+    links(scene, out);
+}
+
+/// Nothing runs: is it meant to?
+fn at_rest(scene: &Scene, out: &mut Findings) {
+    let (root, name) = (&scene.root, &"running");
+    let is_installed = UNIT_DIRS.iter().any(|dir| root.path(dir).join(UNIT).exists());
+    if !is_installed || !root.path("run/systemd/system").exists() {
+        out.skip(name, &"no: what only it knows is not checked");
+    } else if root.path(WANTED).symlink_metadata().is_ok() {
+        let advice = "systemctl status pillion; journalctl -u pillion";
+        out.warn(name, &"no, though it is enabled", &advice);
+    } else {
+        let advice = "systemctl enable --now pillion";
+        out.warn(name, &"no, and it does not start at boot", &advice);
+    }
 }
 
 /// What systemd does for it.
-fn unit(scene: &Scene) -> Vec<Finding> {
+fn unit(scene: &Scene, running: &Running, out: &mut Findings) {
     let root = &scene.root;
-    let name = "systemd";
-    let installed = UNIT_DIRS.iter().any(|dir| root.path(dir).join(UNIT).exists());
-    let by_systemd = root.path("run/systemd/system").exists();
-    let Some(running) = &scene.running else {
-        let enabled = root.path(WANTED).symlink_metadata().is_ok();
-        return vec![match (by_systemd && installed, enabled) {
-            (true, true) => Finding::warn(
-                "running",
-                "no, though it is enabled".into(),
-                "systemctl status pillion; journalctl -u pillion",
-            ),
-            (true, false) => Finding::warn(
-                "running",
-                "no, and it does not start at boot".into(),
-                "systemctl enable --now pillion",
-            ),
-            _ => Finding::skip("running", "no: what only it knows is not checked".into()),
-        }];
-    };
     let group = root.read(&format!("proc/{}/cgroup", running.pid)).unwrap_or_default();
-    let Some(unit) = group.split('/').find(|part| part.ends_with(".service")) else {
-        return Vec::new();
+    let Some(unit) = group.split(['/', '\n']).find(|part| part.ends_with(".service")) else {
+        return;
     };
-    let unit = unit.lines().next().unwrap_or(unit);
-    vec![match running.environment(root) {
-        None => Finding::ok(name, format!("{unit}; its watchdog is seen by root only")),
-        Some(variables) if variables.contains_key("WATCHDOG_USEC") => {
-            Finding::ok(name, format!("{unit}, with a watchdog"))
+    let name = &"systemd";
+    match running.environment(root) {
+        None => out.ok(name, &format_args!("{unit}; its watchdog is seen by root only")),
+        Some(its) if running::variable(&its, "WATCHDOG_USEC").is_some() => {
+            out.ok(name, &format_args!("{unit}, with a watchdog"));
         }
-        Some(_) => Finding::warn(
+        Some(_) => out.warn(
             name,
-            format!("{unit} has no watchdog: a process that hangs is not restarted"),
-            "add WatchdogSec=30 to the unit",
+            &format_args!("{unit} has no watchdog: a process that hangs is not restarted"),
+            &"add WatchdogSec=30 to the unit",
         ),
-    }]
+    }
 }
 
 /// Health of every app that listens on TCP.
-fn apps(scene: &Scene) -> Vec<Finding> {
-    let mut found = Vec::new();
+fn apps(scene: &Scene, out: &mut Findings) {
     for app in &scene.plan.apps {
         let Some(address) = app.listen.first().filter(|address| address.port() != 0) else {
             continue;
         };
         let name = format!("app {}", app.id);
-        found.push(match running::get(*address, "/v1.0/healthz", token(scene, app).as_deref()) {
-            Some((204, _)) => Finding::ok(&name, "healthy".into()),
+        match running::get(*address, "/v1.0/healthz", token(scene, app).as_deref()) {
+            Some((204, _)) => out.ok(&name, &"healthy"),
             Some((status, body)) => {
                 let advice = "is the app running? its channel is under ports";
-                Finding::warn(&name, format!("answers {status}: {}", body.trim()), advice)
+                out.warn(&name, &format_args!("answers {status}: {body}"), &advice);
             }
             None => {
                 let advice = "restart the service if its configuration has changed";
-                Finding::fail(&name, format!("no answer at http://{address}"), advice)
+                out.fail(&name, &format_args!("no answer at http://{address}"), &advice);
             }
-        });
+        }
     }
-    found
 }
 
 /// What an app must show at its listener.
@@ -97,59 +95,53 @@ fn token(scene: &Scene, app: &AppPlan) -> Option<String> {
 }
 
 /// Trouble that the process tells in its metadata, or at least in its metrics.
-fn storage(scene: &Scene) -> Vec<Finding> {
-    let notices = scene.plan.apps.iter().find_map(|app| {
-        let (status, body) =
-            running::get(*app.listen.first()?, "/v1.0/metadata", token(scene, app).as_deref())?;
-        let metadata: serde_json::Value = serde_json::from_str(&body).ok()?;
-        (status == 200).then_some(metadata)
-    });
-    let notice = |key: &str| {
-        let text = notices.as_ref()?.get("extended")?.get(key)?.as_str()?;
-        Some(text.to_owned())
-    };
+fn storage(scene: &Scene, out: &mut Findings) {
+    let mut metadata = Value::Null;
+    for app in &scene.plan.apps {
+        let Some(address) = app.listen.first() else { continue };
+        let answer = running::get(*address, "/v1.0/metadata", token(scene, app).as_deref());
+        if let Some((200, body)) = answer {
+            metadata = serde_json::from_slice(body.as_bytes()).unwrap_or_default();
+            break;
+        }
+    }
+    let notice = |key: &str| metadata.get("extended")?.get(key)?.as_str();
     let is_set = |name: &str| scene.metric(name).is_some_and(|number| number > 0);
-    let mut found = Vec::new();
-    let trouble = notice("pillionStorage").or_else(|| {
-        let full = is_set("pillion_storage_full").then(|| "full: new data is refused".to_owned());
-        full.or_else(|| is_set("pillion_storage_unhealthy").then(|| "not healthy".to_owned()))
-    });
-    match trouble {
-        Some(text) => {
-            let advice = "see data below; what is stored can still be read and deleted";
-            found.push(Finding::fail("storage", text, advice));
-        }
-        None if scene.metrics.is_some() || notices.is_some() => {
-            found.push(Finding::ok("storage", "no trouble".into()));
-        }
-        None => found.push(Finding::skip("storage", "nobody could be asked".into())),
+    let name = &"storage";
+    let advice = &"see data below; what is stored can still be read and deleted";
+    if let Some(text) = notice("pillionStorage") {
+        out.fail(name, &text, advice);
+    } else if is_set("pillion_storage_full") {
+        out.fail(name, &"full: new data is refused", advice);
+    } else if is_set("pillion_storage_unhealthy") {
+        out.fail(name, &"not healthy", advice);
+    } else if scene.metrics.is_some() || !metadata.is_null() {
+        out.ok(name, &"no trouble");
+    } else {
+        out.skip(name, &"nobody could be asked");
     }
     if let Some(text) = notice("pillionDropped") {
         let advice = "is the consumer still wanted? enlarge its limits, or delete it";
-        found.push(Finding::warn("dropped messages", text, advice));
+        out.warn(&"dropped messages", &text, &advice);
     }
-    found
 }
 
 /// Whether links are up: this is the service's own login.
-fn links(scene: &Scene) -> Vec<Finding> {
-    let mut found = Vec::new();
+fn links(scene: &Scene, out: &mut Findings) {
+    let metrics = scene.metrics.as_deref().unwrap_or_default();
     for link in &scene.plan.links {
         let series = format!("pillion_link_connected{{link=\"{}\"}} ", link.name);
-        let lines = scene.metrics.iter().flat_map(|text| text.lines());
-        let Some(up) = lines.into_iter().find_map(|line| line.strip_prefix(&series)) else {
+        let name = format!("link {}", link.name);
+        let Some(up) = metrics.lines().find_map(|line| line.strip_prefix(&series)) else {
             continue;
         };
-        let name = format!("link {}", link.name);
-        found.push(match up {
-            "1" => Finding::ok(&name, format!("connected to {}", link.remote)),
-            _ => {
-                let advice = "see names and cloud below; what it carries is kept meanwhile";
-                Finding::warn(&name, format!("{} is not connected", link.remote), advice)
-            }
-        });
+        if up == "1" {
+            out.ok(&name, &format_args!("connected to {}", link.remote));
+        } else {
+            let advice = "see names and cloud below; what it carries is kept meanwhile";
+            out.warn(&name, &format_args!("{} is not connected", link.remote), &advice);
+        }
     }
-    found
 }
 
 /// A length of time for people.

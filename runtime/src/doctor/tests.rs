@@ -8,11 +8,12 @@ mod process;
 
 use super::scene::Scene;
 use super::system::Root;
-use super::{Finding, Level};
+use super::{Finding, Findings, Level};
 use pillion_components::env;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A folder with a file system's look, removed at the end.
 struct Fake(PathBuf);
@@ -49,6 +50,13 @@ impl Drop for Fake {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// What a group says of a machine.
+fn said(check: fn(&Arc<Scene>, &mut Findings), scene: Scene) -> Vec<Finding> {
+    let mut out = Findings::default();
+    check(&Arc::new(scene), &mut out);
+    out.0
 }
 
 /// Level and text of the finding of this name.

@@ -1,7 +1,7 @@
 //! Dates of certificates, and a reader that damaged ones cannot hurt.
 
-use super::super::Level;
 use super::super::certificates::{dates, time, validity};
+use super::super::{Findings, Level};
 use base64::Engine as _;
 use pillion_components::env;
 
@@ -16,6 +16,13 @@ const CERTIFICATE: &str = "MIIBnjCCAUWgAwIBAgIUTyDeMmbw7s4w6MVFImCD4R3H5H8wCgYIK
 const FROM: i64 = 1_795_554_239;
 const UNTIL: i64 = 2_110_914_239;
 
+fn judged(now_s: i64, pem: &str, is_authority: bool) -> Level {
+    let mut out = Findings::default();
+    dates(now_s, "x", pem.as_bytes(), is_authority, &mut out);
+    assert_eq!(out.0.len(), 1, "{out:?}");
+    out.0[0].level
+}
+
 #[test]
 fn dates_of_certificates_are_judged() {
     let pem = format!("-----BEGIN CERTIFICATE-----\n{CERTIFICATE}\n-----END CERTIFICATE-----\n");
@@ -28,11 +35,10 @@ fn dates_of_certificates_are_judged() {
         // A clock that is not set can judge nothing.
         (1_000_000, false, Level::Skip),
     ] {
-        let finding = dates(now, "x", pem.as_bytes(), is_authority);
-        assert_eq!(finding.level, level, "{now}: {finding:?}");
+        assert_eq!(judged(now, &pem, is_authority), level, "{now}");
     }
     for text in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "x"] {
-        assert_eq!(dates(UNTIL, "x", text.as_bytes(), false).level, Level::Fail, "{text}");
+        assert_eq!(judged(UNTIL, text, false), Level::Fail, "{text}");
     }
 }
 

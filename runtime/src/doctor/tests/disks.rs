@@ -2,11 +2,10 @@
 
 use super::super::flash::rate;
 use super::super::system::{Mount, disk_of, mount_of};
-use super::super::{Level, data, flash};
-use super::{Fake, found};
+use super::super::{Findings, Level, data, flash};
+use super::{Fake, found, said};
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 const MOUNTS: &str = "\
 20 1 179:2 / / rw,noatime shared:1 - ext4 /dev/mmcblk0p2 rw
@@ -50,7 +49,9 @@ fn file_systems_are_judged() {
             device: "0:1".into(),
             options: options.into(),
         };
-        assert_eq!(data::file_system(&mount).level, level, "{kind} {options}");
+        let mut out = Findings::default();
+        data::file_system(&mount, &mut out);
+        assert_eq!(found(&out.0, "file system").0, level, "{kind} {options}");
     }
 }
 
@@ -117,7 +118,7 @@ fn wear_of_an_emmc_is_judged() {
         ("garbage", "", Level::Skip, "not told"),
     ] {
         let fake = emmc(life, spare);
-        let findings = flash::check(&Arc::new(fake.scene()));
+        let findings = said(flash::check, fake.scene());
         let (is, said) = found(&findings, "wear");
         assert_eq!(is, level, "{life} {spare}: {said}");
         assert!(said.contains(text), "{life} {spare}: {said}");
@@ -129,14 +130,17 @@ fn what_is_written_a_day_is_judged() {
     let fake = emmc("0x01 0x01", "0x01");
     let mut scene = fake.scene();
     // 31,250,000 sectors in a day are 16 GB, half of 8 GB is the budget.
-    let (level, text) = found(&flash::check(&Arc::new(fake.scene())), "written by all programs");
+    let (level, text) = found(&said(flash::check, fake.scene()), "written by all programs");
     assert_eq!(level, Level::Warn, "{text}");
     assert!(text.contains("16.0 GB a day, 400 % of the budget of 4.0 GB"), "{text}");
     scene.plan.gateway.flash.bytes_per_day = Some(20_000_000_000);
-    let (level, text) = found(&flash::check(&Arc::new(scene)), "written by all programs");
+    let (level, text) = found(&said(flash::check, scene), "written by all programs");
     assert_eq!((level, text.contains("80 %")), (Level::Ok, true), "{text}");
-    assert_eq!(rate("x", 1 << 40, 60, 1).level, Level::Skip, "a minute is no day");
-    assert_eq!(rate("x", u64::MAX, 3_600, 0).level, Level::Warn);
+    let mut out = Findings::default();
+    rate("a minute is no day", 1 << 40, 60, 1, &mut out);
+    rate("an hour is", u64::MAX, 3_600, 0, &mut out);
+    let levels: Vec<_> = out.0.iter().map(|finding| finding.level).collect();
+    assert_eq!(levels, [Level::Skip, Level::Warn]);
 }
 
 #[test]
@@ -147,7 +151,7 @@ fn raw_nand_tells_by_ubi() {
         ("sys/class/ubi/ubi0/bad_peb_count", "3\n"),
         ("data/lock", ""),
     ]);
-    let (level, text) = found(&flash::check(&Arc::new(fake.scene())), "wear");
+    let (level, text) = found(&said(flash::check, fake.scene()), "wear");
     assert_eq!(level, Level::Ok);
     assert!(text.contains("1234 times, 3 bad"), "{text}");
 }

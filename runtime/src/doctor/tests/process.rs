@@ -3,11 +3,11 @@
 use super::super::running::Running;
 use super::super::scene::Scene;
 use super::super::{
-    Finding, Group, Level, bytes, clock, cloud, data, examine, memory, ports, report, running,
+    Findings, Group, Level, bytes, clock, cloud, data, examine, memory, ports, report, running,
     service,
 };
 use super::disks::emmc;
-use super::{Fake, found};
+use super::{Fake, found, said};
 use crate::resources::LinkPlan;
 use pillion_components::env::Clock;
 use std::fs;
@@ -71,16 +71,16 @@ fn memory_and_swap_are_judged() {
         |available: u32| format!("MemTotal:         512000 kB\nMemAvailable:     {available} kB\n");
     let swaps = "Filename Type Size Used Priority\n/dev/zram0 partition 1 0 5\n";
     let fake = Fake::new(&[("proc/meminfo", &meminfo(256_000)), ("proc/swaps", swaps)]);
-    let findings = memory::check(&Arc::new(fake.scene()));
+    let findings = said(memory::check, fake.scene());
     assert_eq!(found(&findings, "memory").0, Level::Ok);
     assert_eq!(findings.len(), 1, "zram is no flash: {findings:?}");
     fs::write(fake.0.join("proc/meminfo"), meminfo(8_000)).expect("a file");
-    assert_eq!(found(&memory::check(&Arc::new(fake.scene())), "memory").0, Level::Warn);
+    assert_eq!(found(&said(memory::check, fake.scene()), "memory").0, Level::Warn);
 
     let fake = emmc("0x01 0x01", "0x01");
     let swaps = "Filename Type Size Used Priority\n/dev/mmcblk0p2 partition 1 0 5\n";
     fs::write(fake.0.join("proc/swaps"), swaps).expect("a file");
-    assert_eq!(found(&memory::check(&Arc::new(fake.scene())), "swap").0, Level::Warn);
+    assert_eq!(found(&said(memory::check, fake.scene()), "swap").0, Level::Warn);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn trouble_of_the_running_service_is_told() {
         (well.replace("unhealthy{} 0", "unhealthy{} 1"), Level::Fail, "not healthy"),
     ] {
         let scene = with_process(fake.scene(), &metrics);
-        let (is, text) = found(&service::check(&Arc::new(scene)), "storage");
+        let (is, text) = found(&said(service::check, scene), "storage");
         assert_eq!((is, text.contains(part)), (level, true), "{metrics}: {text}");
     }
     for (up, level) in [("1", Level::Ok), ("0", Level::Warn)] {
@@ -135,13 +135,13 @@ fn trouble_of_the_running_service_is_told() {
         let (local, remote) = ("pubsub".into(), "cloud".into());
         scene.plan.links =
             vec![LinkPlan { name: "up".into(), local, remote, up: vec![], down: vec![] }];
-        assert_eq!(found(&service::check(&Arc::new(scene)), "link up").0, level, "{up}");
+        assert_eq!(found(&said(service::check, scene), "link up").0, level, "{up}");
     }
     for (variables, level) in [("A=b\0WATCHDOG_USEC=30000000\0", Level::Ok), ("A=b\0", Level::Warn)]
     {
         fs::write(fake.0.join("proc/700/environ"), variables).expect("a file");
         let scene = with_process(fake.scene(), well);
-        let (is, text) = found(&service::check(&Arc::new(scene)), "systemd");
+        let (is, text) = found(&said(service::check, scene), "systemd");
         assert_eq!((is, text.starts_with("pillion.service")), (level, true), "{text}");
     }
 }
@@ -149,7 +149,7 @@ fn trouble_of_the_running_service_is_told() {
 #[test]
 fn a_service_that_does_not_run_is_told_with_its_unit() {
     let fake = Fake::new(&[("run/systemd/system/x", ""), ("data/lock", "")]);
-    let running = || found(&service::check(&Arc::new(fake.scene())), "running");
+    let running = || found(&said(service::check, fake.scene()), "running");
     assert_eq!(running().0, Level::Skip, "there is no unit");
     fs::create_dir_all(fake.0.join("lib/systemd/system")).expect("a folder");
     fs::write(fake.0.join("lib/systemd/system/pillion.service"), "").expect("a file");
@@ -166,7 +166,7 @@ fn a_clock_that_is_not_set_is_told() {
     let at = |now_s: i64| {
         let mut scene = fake.scene();
         scene.now_s = now_s;
-        clock::check(&Arc::new(scene))
+        said(clock::check, scene)
     };
     let now = Clock::system().wall_ms() as i64 / 1000 + 60;
     assert_eq!(found(&at(86_400), "time").0, Level::Fail, "1970");
@@ -195,7 +195,7 @@ fn a_memory_limit_below_the_need_is_told() {
         ("proc/700/status", "Name: x\nVmRSS:\t 7000 kB\n"),
         ("sys/fs/cgroup/system.slice/p.service/memory.max", "8388608\n"),
     ]);
-    let limit = || memory::check(&Arc::new(with_process(fake.scene(), "")));
+    let limit = || said(memory::check, with_process(fake.scene(), ""));
     assert_eq!(found(&limit(), "limit").0, Level::Warn);
     let file = fake.0.join("sys/fs/cgroup/system.slice/p.service/memory.max");
     fs::write(&file, "134217728\n").expect("a file");
@@ -211,7 +211,7 @@ fn a_data_directory_of_somebody_else_is_told() {
     let mode = |mode: u32| {
         let data = fake.0.join("data");
         fs::set_permissions(data, fs::Permissions::from_mode(mode)).expect("our own folder");
-        found(&data::check(&Arc::new(with_process(fake.scene(), ""))), "directory")
+        found(&said(data::check, with_process(fake.scene(), "")), "directory")
     };
     let (level, text) = mode(0o755);
     assert_eq!((level, text.contains("the service runs as x")), (Level::Fail, true), "{text}");
@@ -220,15 +220,14 @@ fn a_data_directory_of_somebody_else_is_told() {
 
 #[test]
 fn a_check_that_hangs_ends_with_the_run() {
-    fn hang(_: &Arc<Scene>) -> Vec<Finding> {
+    fn hang(_: &Arc<Scene>, _: &mut Findings) {
         std::thread::park();
-        Vec::new()
     }
-    fn panic(_: &Arc<Scene>) -> Vec<Finding> {
+    fn panic(_: &Arc<Scene>, _: &mut Findings) {
         panic!("on purpose")
     }
-    fn answer(_: &Arc<Scene>) -> Vec<Finding> {
-        vec![Finding::ok("x", "y".into())]
+    fn answer(_: &Arc<Scene>, out: &mut Findings) {
+        out.ok(&"x", &"y");
     }
     const GROUPS: &[Group] = &[
         Group { name: "hangs", check: hang },
@@ -239,7 +238,7 @@ fn a_check_that_hangs_ends_with_the_run() {
     let deadline = Instant::now() + Duration::from_millis(200);
     let scene = Arc::new(fake.scene());
     let findings = examine(&scene, GROUPS, deadline);
-    let levels: Vec<_> = findings.iter().map(|(name, list)| (*name, list[0].level)).collect();
+    let levels: Vec<_> = findings.iter().map(|(name, list)| (*name, list.0[0].level)).collect();
     let expected = [("hangs", Level::Fail), ("panics", Level::Fail), ("answers", Level::Ok)];
     assert_eq!(levels, expected);
     let (text, code) = report(&scene, &findings, false);
