@@ -119,14 +119,9 @@ pub fn check(paths: &[PathBuf]) -> (String, i32) {
 pub fn check_as_json(paths: &[PathBuf]) -> (String, i32) {
     let (_, problems, warnings) = checked(paths);
     let code = i32::from(!problems.is_empty());
-    let list = |texts: &[String]| {
-        let texts: Vec<_> = texts.iter().map(|text| doctor::quoted(text)).collect();
-        texts.join(",\n    ")
-    };
+    let list = |texts: &[String]| serde_json::to_string_pretty(texts).unwrap_or_default();
     let (problems, warnings) = (list(&problems), list(&warnings));
-    let text = format!(
-        "{{\n  \"problems\": [\n    {problems}\n  ],\n  \"warnings\": [\n    {warnings}\n  ]\n}}\n"
-    );
+    let text = format!("{{\"problems\": {problems},\n\"warnings\": {warnings}}}\n");
     (text, code)
 }
 

@@ -277,7 +277,7 @@ fn take(slot: &Slot, deadline: Instant, out: &mut Findings) -> bool {
 }
 
 /// A text in JSON, with its quotes.
-pub(crate) fn quoted(text: &str) -> String {
+fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
