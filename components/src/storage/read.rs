@@ -27,7 +27,7 @@ impl Storage {
                     Bulk::Inline(value) => value.clone(),
                     // Under the lock: no segment is given back meanwhile.
                     Bulk::Log(place) => {
-                        let mut value = Vec::new();
+                        let mut value = vec![0; place.len as usize];
                         self.disk()?.below.log.segments.read(*place, &mut value)?;
                         Bytes::from(value)
                     }
@@ -312,7 +312,7 @@ impl Scan {
         let value = match (&stored.bulk, segments) {
             (Bulk::Inline(value), _) => value.clone(),
             (Bulk::Log(place), Some(segments)) => {
-                let mut value = Vec::new();
+                let mut value = vec![0; place.len as usize];
                 segments.read(*place, &mut value)?;
                 Bytes::from(value)
             }

@@ -122,9 +122,8 @@ impl Segments {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what a place names.
+    /// Reads what a place names, in place of what is in `bytes`.
     pub(in crate::storage) fn read(&self, place: Place, bytes: &mut Vec<u8>) -> io::Result<()> {
-        bytes.clear();
         bytes.resize(place.len as usize, 0);
         self.file(place.segment as usize)?.read_exact_at(bytes, u64::from(place.offset))
     }
