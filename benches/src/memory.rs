@@ -16,7 +16,6 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Starts of which the time to ready is the median.
 const STARTS: usize = 5;
 
-const BINARY_MB_MAX: f64 = 6.0;
 const READY_MS_MAX: f64 = 60.0;
 const IDLE_MB_MAX: f64 = 8.0;
 const LOADED_MB_MAX: f64 = 20.0;
@@ -57,6 +56,8 @@ pub(crate) fn measure(options: &Options, binary: &Path, checks: &mut Checks) -> 
 
     let binary_mb = std::fs::metadata(binary)?.len() as f64 / 1e6;
     let mut table = Table::new(&["size", "", "allowed"]);
+    // What is flashed is held to its size by cross/test; this one is for this machine.
+    table.row(vec!["binary".into(), format!("{} MB", number(binary_mb)), "-".into()]);
     let mut show = |what: &str, measured: f64, limit: f64, unit: &'static str| {
         table.row(vec![
             what.into(),
@@ -65,7 +66,6 @@ pub(crate) fn measure(options: &Options, binary: &Path, checks: &mut Checks) -> 
         ]);
         checks.at_most(what, measured, limit, unit);
     };
-    show("binary", binary_mb, BINARY_MB_MAX, "MB");
     show("time to ready, median of 5 first starts", ready_ms, READY_MS_MAX, "ms");
     show("resident, idle", idle, IDLE_MB_MAX, "MB");
     show("resident, after the load", loaded, LOADED_MB_MAX, "MB");
