@@ -77,7 +77,7 @@ class Machine:
             + ["-m", str(self.memory_mb), "-nodefaults", "-display", "none", "-no-reboot"]
             + ["-chardev", f"file,id=console,path={self.console},append=on"]
             + ["-serial", "chardev:console", "-kernel", self.work / "vmlinuz"]
-            + ["-initrd", self.work / "initrd", "-append", "console=ttyAMA0 panic=-1"]
+            + ["-initrd", self.work / "initrd", "-append", "console=ttyAMA0 panic=-1 systemd.show_status=no"]
             # writeback: the guest is told that the disk has a volatile cache, and has to flush it.
             + ["-drive", f"if=none,id=disk,format=raw,cache=writeback,file=nbd+unix:///?socket={door}"]
             + ["-device", "virtio-blk-device,drive=disk"]
