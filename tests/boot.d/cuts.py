@@ -33,6 +33,8 @@ class Gateway:
         self.machine = Machine(given.work, given.image, given.disk, given.memory)
         self.book = Book()
         self.collector = Collector(self.machine.port)
+        self.lost_writes = 0
+        self.ready_s = 0.0
 
     def install(self):
         """As an operator does: the package is copied there and given to dpkg; then its configuration."""
@@ -58,6 +60,7 @@ class Gateway:
             "pillion check /etc/pillion; systemctl restart pillion; sync", config,
         )
         machine.wait_for("the gateway's answer from outside", machine.is_healthy)
+        self.ready_s = seconds
         version = machine.run("pillion version").splitlines()[0]
         say(f"configured and restarted; `pillion version`: {version}")
         self.collector.connect()
@@ -75,23 +78,36 @@ class Gateway:
         seconds = self.random.uniform(*CUT_S)
         time.sleep(seconds)
         rss = self._rss()
-        lost = self.machine.cut()
+        lost = self._cut()
         load.stop()
         self.collector.leave()
         told = self.book.count() - before
         say(f"power cut after {seconds:.1f} s of load with {told} acknowledgements; RSS {rss}; the disk "
             f"held {lost['held']} writes ({lost['held_bytes'] >> 10} KiB) and lost {lost['lost']} of them")
 
+    def flicker(self):
+        """The power comes and goes again around the moment when the service reads what is left."""
+        self.machine.start(self.random.getrandbits(32))
+        seconds = self.random.uniform(0.7, 1.1) * self.ready_s
+        time.sleep(seconds)
+        is_up = self.machine.is_healthy()
+        lost = self._cut()
+        when = "after" if is_up else "before"
+        say(f"the power came and went again after {seconds:.1f} s, {when} the service was ready; the "
+            f"disk lost {lost['lost']} of {lost['held']} held writes")
+
     def start_again(self):
         """By itself, from the same disk."""
         self.machine.start(self.random.getrandbits(32))
         seconds = self.machine.wait_for("the gateway's answer after a cut", self.machine.is_healthy)
-        shown = self.machine.service("ActiveState", "NRestarts", "ActiveEnterTimestampMonotonic")
+        begun, ready = "ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic"
+        shown = self.machine.service("ActiveState", "NRestarts", begun, ready)
         check(shown["ActiveState"] == "active", f"the service is {shown}")
         check(shown["NRestarts"] == "0", f"the service needed {shown['NRestarts']} restarts to start")
-        kernel_s = int(shown["ActiveEnterTimestampMonotonic"]) / 1e6
-        say(f"on again: answers after {seconds:.1f} s, service ready {kernel_s:.1f} s after the kernel's "
-            f"start; RSS {self._rss()}")
+        self.ready_s = int(shown[ready]) / 1e6
+        own_s = self.ready_s - int(shown[begun]) / 1e6
+        say(f"on again: answers after {seconds:.1f} s, ready {self.ready_s:.1f} s after the kernel's start, "
+            f"{own_s:.1f} s of it its own; RSS {self._rss()}")
 
     def look(self, cuts):
         """Everything that was acknowledged is there."""
@@ -121,15 +137,22 @@ class Gateway:
             self.machine.wait_for("an acknowledgement", lambda: self.book.count() > before)
             begun = time.monotonic()
             self.machine.run(f"kill -{name} $(systemctl show pillion -p MainPID --value)")
-            self.machine.wait_for(f"a restart of the {what} service", lambda: self._restarts() >= restarts, limit_s)
+            restarted = f"a restart of the {what} service"
+            self.machine.wait_for(restarted, lambda: self._restarts() >= restarts, limit_s)
             self.machine.wait_for("its answer", self.machine.is_healthy, START_S_MAX)
+            seconds = time.monotonic() - begun
             load.stop()
-            say(f"{what} under load, started again by systemd: answers after {time.monotonic() - begun:.1f} s")
+            say(f"{what} under load, started again by systemd: answers after {seconds:.1f} s")
             self.look(self.given.cuts + restarts)
             self.collector.leave()
 
     def shut_down(self):
         self.machine.power_off()
+
+    def _cut(self):
+        lost = self.machine.cut()
+        self.lost_writes += lost["lost"]
+        return lost
 
     def _restarts(self):
         return int(self.machine.service("NRestarts")["NRestarts"])
@@ -177,11 +200,14 @@ def passed(gateway, given):
     for cut in range(1, given.cuts + 1):
         say(f"cut {cut} of {given.cuts}")
         gateway.load_and_cut(is_watched=cut % 2 == 0)
+        if cut % 2 == 0:
+            gateway.flicker()
         gateway.start_again()
         gateway.look(cut)
     gateway.kill_and_hang()
     gateway.shut_down()
-    say("powered off")
+    say(f"powered off; {gateway.book.count()} acknowledged, none lost, while the disk lost "
+        f"{gateway.lost_writes} writes")
 
 
 def main():

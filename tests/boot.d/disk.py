@@ -6,14 +6,16 @@ host keeps what the guest wrote. This server does: FILE is the medium, what was 
 here, and SIGTERM or the end of the connection is the end of the power.
 
     volatile   a flush takes its time, as on a memory card. At the cut, a random part of the writes
-               since the last flush reached the medium, some of them only in part (by sectors). Most
-               cuts come while a flush is under way, when there is most to lose
+               since the last flush reached the medium, or none, some of them only in part (by
+               sectors). Most cuts wait for a flush, some for one of several writes: then there is
+               something to lose
     plain      every write is on the medium at once
     lying      flushes are answered without being done, and writes reach the medium in order and two
                seconds late: no program can keep a promise on it, so a test that passes here is blind
 
 Serves one connection. At the cut it prints one line of JSON, what was held and what of it was lost,
-and answers nothing from then on; it ends with the connection. NBD is spoken as its protocol document describes the fixed newstyle handshake with simple replies.
+and answers nothing from then on; it ends with the connection. NBD is spoken as its protocol document
+describes the fixed newstyle handshake with simple replies.
 """
 
 import argparse
@@ -32,8 +34,9 @@ HELD_BYTES_MAX = 32 << 20
 # Larger requests than qemu makes; one that claims more is a broken client.
 REQUEST_BYTES_MAX = 64 << 20
 LIE_S = 2.0
-# Longest flush, and the share of cuts that wait for one, if one comes in time.
-FLUSH_S_MAX, IN_A_FLUSH, FLUSH_WAIT_S = 0.020, 0.75, 1.0
+FLUSH_S_MAX = 0.020
+# A cut waits for a flush of so many held writes, drawn from here, but not for longer than that.
+CUT_AT_HELD, CUT_WAIT_S = (0, 1, 1, 2, 3, 5), 3.0
 
 OPTION_MAGIC, REPLY_MAGIC = 0x49484156454F5054, 0x3E889045565A9
 REQUEST_MAGIC, ANSWER_MAGIC = 0x25609513, 0x67446698
@@ -60,7 +63,7 @@ class Disk:
         self.waiting = collections.Counter()  # sector -> held writes that contain it
         self.held_bytes = 0
         self.counts = collections.Counter()
-        self.ends_in_flush = False
+        self.cut_at_held = None
 
     def read(self, offset, length):
         data = bytearray(os.pread(self.medium, length, offset))
@@ -95,22 +98,23 @@ class Disk:
             return
         if self.mode == "volatile":
             time.sleep(self.random.uniform(0, FLUSH_S_MAX))
-            if self.ends_in_flush:
+            if self.cut_at_held is not None and len(self.writes) >= self.cut_at_held:
                 raise PowerOut
         self._settle(0)
 
     def power_goes(self, *_):
-        """The handler of SIGTERM, and of the alarm when no flush came."""
-        if self.mode == "volatile" and not self.ends_in_flush and self.random.random() < IN_A_FLUSH:
-            self.ends_in_flush = True
-            signal.setitimer(signal.ITIMER_REAL, FLUSH_WAIT_S)
-        else:
+        """The handler of SIGTERM, and of the alarm when no such flush came."""
+        if self.mode != "volatile" or self.cut_at_held is not None:
             raise PowerOut
+        self.cut_at_held = self.random.choice(CUT_AT_HELD)
+        if not self.cut_at_held:
+            raise PowerOut
+        signal.setitimer(signal.ITIMER_REAL, CUT_WAIT_S)
 
     def cut(self):
         """Ends the disk: what of the held writes reached the medium is left to chance."""
         held, lost = len(self.writes), 0
-        chance = self.random.random() if self.mode == "volatile" else 0
+        chance = self.random.random() * self.random.choice((0, 1)) if self.mode == "volatile" else 0
         for _, offset, data in self.writes:
             if self.random.random() < 0.25:
                 sectors = range(0, len(data), SECTOR)
