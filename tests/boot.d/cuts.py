@@ -49,7 +49,7 @@ class Gateway:
         data = deb.read_bytes()
         begun = time.monotonic()
         machine.run(f"head -c {len(data)} >pillion.deb; dpkg -i pillion.deb", data)
-        state = machine.run("systemctl is-enabled pillion; systemctl is-active pillion").split()
+        state = machine.run("for is in enabled active; do systemctl is-$is pillion || true; done").split()
         check(state == ["enabled", "active"], f"after the installation the service is {state}")
         say(f"installed {deb.name} ({len(data) / 1e6:.1f} MB) in {time.monotonic() - begun:.1f} s: "
             "enabled and active with the package's configuration")
@@ -60,7 +60,6 @@ class Gateway:
             "pillion check /etc/pillion; systemctl restart pillion; sync", config,
         )
         machine.wait_for("the gateway's answer from outside", machine.is_healthy)
-        self.ready_s = seconds
         version = machine.run("pillion version").splitlines()[0]
         say(f"configured and restarted; `pillion version`: {version}")
         self.collector.connect()
