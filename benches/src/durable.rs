@@ -128,6 +128,7 @@ fn group_commit(dir: &Path, options: &Options) -> Result<(Latencies, u64)> {
             eventual_flush_ms: 1000,
             cache_bytes: 1 << 20,
             index_bytes_max: 8 << 20,
+            format_max: None,
             clock: clock.clone(),
         })
         .map_err(|error| error.to_string())?;

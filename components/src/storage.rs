@@ -25,6 +25,7 @@ mod checkpoint;
 mod disk;
 mod engine;
 mod format;
+mod formats;
 mod keeper;
 mod keys;
 mod log;
@@ -36,6 +37,7 @@ mod tree;
 
 pub use batch::{Batch, Commit, Committed, Expect, Put};
 pub use engine::KEY_BYTES_MAX;
+pub use formats::{Formats, format_of};
 
 use crate::env::Clock;
 use crate::error::{Kind, Result};
@@ -71,6 +73,9 @@ pub struct StorageOptions {
     pub cache_bytes: u32,
     /// Memory of the index at which a checkpoint starts, in bytes.
     pub index_bytes_max: u32,
+    /// Newest format to write, for a release on trial; `None` is the newest of this build
+    /// ([`Formats`]).
+    pub format_max: Option<u32>,
     /// Time.
     pub clock: Clock,
 }
@@ -209,6 +214,7 @@ impl StorageOptions {
             eventual_flush_ms: 1000,
             cache_bytes: 1 << 20,
             index_bytes_max: 2 << 20,
+            format_max: None,
             clock,
         }
     }
@@ -218,7 +224,8 @@ impl Storage {
     /// Opens or creates a data directory, recovers what a crash left, starts the two threads.
     /// Blocks; called within a tokio runtime, on which one task of storage then lives.
     ///
-    /// Errors: `Unavailable` with the holder's pid when another process has the directory.
+    /// Errors: `Unavailable` with the holder's pid when another process has the directory;
+    /// `Unsupported` when a newer release has written it, which changes nothing in it.
     pub fn open(options: StorageOptions) -> Result<Self> {
         Self::open_directory(options)
     }

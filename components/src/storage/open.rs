@@ -2,6 +2,7 @@
 
 use super::disk::{Directory, Disk};
 use super::engine::{Below, Engine};
+use super::formats::Formats;
 use super::keeper::{Keeper, ballast_bytes};
 use super::log::segments::{self, Segments};
 use super::log::{self, Log, Pace};
@@ -39,6 +40,7 @@ impl Storage {
 
     /// Opens what is on `disk`.
     pub(super) fn open_disk(disk: Arc<dyn Disk>, options: StorageOptions) -> Result<Self> {
+        Formats::here().settle(disk.as_ref(), options.format_max)?;
         let count = usize::from(options.log_segments).max(SEGMENTS_MIN);
         let segment_bytes = u64::from(options.segment_bytes)
             .min(options.quota_bytes / LOG_PART / count as u64)

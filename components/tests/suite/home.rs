@@ -58,6 +58,7 @@ impl Home {
             eventual_flush_ms: 50,
             cache_bytes: 1 << 20,
             index_bytes_max: 256 << 10,
+            format_max: None,
             clock: self.clock.clone(),
         };
         *self.storage.lock().unwrap() = Some(Storage::open(options).unwrap());
