@@ -4,11 +4,15 @@ mod flags;
 mod start;
 #[cfg(test)]
 mod tests;
+mod update;
 mod values;
 
 use crate::DAPR_VERSION;
 pub use crate::resources::Form;
 use crate::resources::{self, Environment, Gateway, Plan, Report, Wanted, closest};
+use crate::update::Request;
+use crate::version::version;
+use pillion_components::storage::Formats;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -29,6 +33,15 @@ pub enum Command {
     Doctor(Doctor),
     /// Print a text and exit with this code.
     Print(String, i32),
+    /// Put an update into a slot, or show the slots.
+    Update(Request),
+    /// Start what is confirmed, or try what is on trial.
+    Launch {
+        /// Where the service stores, if that is known.
+        data_dir: Option<PathBuf>,
+        /// The command line of what is started.
+        arguments: Vec<OsString>,
+    },
     /// Wait until `GET /v1.0/healthz/outbound` of this port answers 204, at most a minute.
     Wait(u16),
 }
@@ -133,10 +146,8 @@ fn checked(paths: &[PathBuf]) -> (Plan, Vec<String>, Vec<String>) {
     (plan, problems, warnings)
 }
 
-/// Where `pillion doctor` finds the resources if nobody says.
-const RESOURCES_DIR: &str = "/etc/pillion";
-
-const SUBCOMMANDS: [&str; 6] = ["run", "serve", "check", "doctor", "version", "help"];
+const SUBCOMMANDS: [&str; 8] =
+    ["run", "serve", "launch", "check", "doctor", "update", "version", "help"];
 
 fn parse_in(mut arguments: Vec<OsString>, env: Environment<'_>) -> Result<Command, String> {
     let report = Report::default();
@@ -147,13 +158,17 @@ fn parse_in(mut arguments: Vec<OsString>, env: Environment<'_>) -> Result<Comman
     } else if !first.is_empty() && !first.starts_with('-') {
         return Err(unknown_subcommand(first));
     }
+    if subcommand == Some("launch") {
+        return update::launch(arguments, env);
+    }
     let arguments = values::split(arguments, &report);
     let command = match subcommand {
         _ if arguments.has("help") => Some(Command::Print(flags::help(), 0)),
         Some("help") => Some(help(&arguments)),
-        Some("version") => Some(Command::Print(version(), 0)),
+        Some("version") => Some(Command::Print(build_info(), 0)),
         Some("check") => check_command(&arguments, &report),
         Some("doctor") => doctor_command(&arguments, env, &report),
+        Some("update") => update::update(&arguments, env, &report),
         subcommand => serve(subcommand, arguments, env, &report),
     };
     match command {
@@ -195,7 +210,7 @@ fn doctor_command(arguments: &Arguments, env: Environment<'_>, report: &Report) 
     }
     arguments.check_tool("doctor", &["json", "offline", "data-dir"], report);
     let dir = match arguments.positional.as_slice() {
-        [] => RESOURCES_DIR,
+        [] => update::CONFIG_DIR,
         [dir] => dir.as_str(),
         _ => {
             report.problem("doctor looks at one gateway: write pillion doctor DIR");
@@ -206,7 +221,7 @@ fn doctor_command(arguments: &Arguments, env: Environment<'_>, report: &Report) 
     Some(Command::Doctor(Doctor {
         dir: dir.into(),
         data_dir: arguments.text("data-dir").map(PathBuf::from),
-        default_data_dir: start::default_data_dir(None, env),
+        default_data_dir: update::service_data_dir(env),
         json: arguments.switch("json", report).unwrap_or(false),
         offline: arguments.switch("offline", report).unwrap_or(false),
     }))
@@ -227,7 +242,7 @@ fn serve(
         return Some(Command::Print(format!("{DAPR_VERSION}\n"), 0));
     }
     if arguments.switch("build-info", report) == Some(true) {
-        return Some(Command::Print(version(), 0));
+        return Some(Command::Print(build_info(), 0));
     }
     if arguments.switch("wait", report) == Some(true) {
         let port = arguments.number("dapr-http-port", report, 1..=u16::MAX);
@@ -236,7 +251,8 @@ fn serve(
     start::start(form, arguments, env, report)
 }
 
-fn version() -> String {
-    let (version, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
-    format!("pillion {version} (Dapr API {DAPR_VERSION}, {arch})\n")
+/// What this build is, in one line. An update reads it of the binary that it brings.
+fn build_info() -> String {
+    let (version, arch, formats) = (version(), std::env::consts::ARCH, Formats::here());
+    format!("pillion {version} (Dapr API {DAPR_VERSION}, {arch}, storage format {formats})\n")
 }

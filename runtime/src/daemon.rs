@@ -7,7 +7,7 @@ mod join;
 mod listeners;
 mod memory;
 mod storage;
-mod systemd;
+pub(crate) mod systemd;
 mod wait;
 
 use crate::api::mqtt;
@@ -20,6 +20,7 @@ use crate::link;
 use crate::observe::log;
 use crate::observe::metrics::{families, listener as metrics};
 use crate::resources::{Gateway, LinkPlan, MqttPlan, MqttUserPlan, Plan};
+use crate::update;
 use command::Process;
 use components::{Components, Opener};
 use hosting::{Drains, Host, Hosted};
@@ -91,6 +92,9 @@ async fn serve(start: Start) -> Result<u8, String> {
     let started = Instant::now();
     for warning in &start.warnings {
         tracing::warn!("{warning}");
+    }
+    if let Some(note) = update::note() {
+        tracing::warn!("update: {note}");
     }
     let signals = Signals::new()?;
     if start.form == Form::Run
@@ -201,10 +205,14 @@ fn by_name(components: &Components) -> Topics {
     components.pubsub.all().map(|one| (one.name.clone(), one.component.clone())).collect()
 }
 
-/// Storage that is damaged or full, and messages dropped by the end of a queue.
+/// Storage that is damaged or full, messages dropped by the end of a queue, and an update that was
+/// on trial or rolled back when this process was started.
 fn notices(storage: Arc<LazyStorage>, topics: Topics) -> Notices {
     Box::new(move || {
         let mut notices = Vec::new();
+        if let Some(note) = update::note() {
+            notices.push(("pillionUpdate", note));
+        }
         if let Some(trouble) = storage.trouble() {
             notices.push(("pillionStorage", trouble));
         }

@@ -21,6 +21,7 @@ mod system;
 mod tests;
 
 use crate::cli::Doctor;
+use crate::version::version;
 use scene::Scene;
 use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
@@ -168,7 +169,7 @@ fn report(scene: &Scene, all: &[(&'static str, Findings)], json: bool) -> (Strin
             text,
             "{{\n  \"version\": \"{}\",\n  \"resources\": {},\n  \"dataDir\": {},\n  \
              \"running\": {},\n  \"checks\": [",
-            env!("CARGO_PKG_VERSION"),
+            version(),
             path(&scene.asked.dir),
             scene.data_dir.as_ref().map_or_else(null, path),
             scene.running.as_ref().map_or_else(null, |running| running.pid.to_string()),

@@ -6,6 +6,7 @@
 //! feeds subscriptions to apps, and [`link`], which carries topics to and from the cloud.
 //! [`resources`] turns files into a checked plan, and [`daemon`] builds the process from it.
 //! `doctor`, a feature, looks at a gateway from outside.
+//! [`update`] puts new releases beside the one of the package, and goes back if they do not work.
 
 pub mod api;
 pub mod app;
@@ -22,6 +23,8 @@ pub mod error;
 pub mod link;
 pub mod observe;
 pub mod resources;
+pub mod update;
+pub mod version;
 
 pub use error::{Error, Result};
 

@@ -1,18 +1,23 @@
 //! The `pillion` binary.
 
 use pillion::cli::{self, Command};
+use pillion::update::{self, Next};
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let code = match cli::parse(std::env::args_os().skip(1).collect()) {
+    ExitCode::from(start(std::env::args_os().skip(1).collect()))
+}
+
+fn start(arguments: Vec<OsString>) -> u8 {
+    match cli::parse(arguments) {
         Ok(command) => run(command),
         Err(problems) => {
             let _ = writeln!(std::io::stderr(), "{problems}");
             2
         }
-    };
-    ExitCode::from(code)
+    }
 }
 
 fn run(command: Command) -> u8 {
@@ -30,6 +35,13 @@ fn run(command: Command) -> u8 {
         }
         #[cfg(not(feature = "doctor"))]
         Command::Doctor(_) => unreachable!("the command line refuses it"),
+        Command::Update(request) => update::run(&request),
+        Command::Launch { data_dir, arguments } => {
+            match update::launch(data_dir.as_deref(), &arguments) {
+                Next::Here => start(arguments),
+                Next::Exit(code) => code,
+            }
+        }
         Command::Wait(port) => pillion::daemon::wait(port),
         Command::Print(text, code) => print(&text, code),
     }

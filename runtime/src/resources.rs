@@ -14,6 +14,7 @@ mod load;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod update_key;
 mod yaml;
 
 pub(crate) use addresses::{ADDRESS_FORM, parse_address, parse_ip};
@@ -23,3 +24,4 @@ pub(crate) use fields::{Environment, Report};
 pub(crate) use house::{LEVELS, default_health, wrong_app_id};
 pub(crate) use load::{GatewayFlags, Wanted, plan};
 pub use plan::*;
+pub use update_key::UpdateKey;

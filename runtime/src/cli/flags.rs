@@ -26,6 +26,7 @@ const APP: u8 = RUN | DAPRD;
 const ALL: u8 = RUN | GATEWAY | DAPRD;
 /// `check` and `doctor`, which look and exit.
 const TOOLS: u8 = 8;
+const UPDATE: u8 = 16;
 
 const fn flag(
     name: &'static str,
@@ -79,6 +80,10 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("dapr-http-read-buffer-size", "KB", "4", APP, "old form of --read-buffer-size"),
     flag("dapr-graceful-shutdown-seconds", "N", "5", ALL, "time to finish after a signal"),
     flag("dapr-block-shutdown-duration", "TIME", "none", ALL, "go on serving for this long after a signal, or until the app is unhealthy"),
+    // pillion update.
+    flag("restart", "", "false", UPDATE, "tell the service to end, so that its manager starts the update"),
+    flag("status", "", "", UPDATE, "show what is confirmed, on trial, and decided last"),
+    flag("revert", "", "", UPDATE, "confirm again what was confirmed before"),
     // One job, then exit.
     flag("json", "", "false", TOOLS, "one JSON document instead of lines"),
     flag("offline", "", "false", TOOLS, "doctor: ask nobody outside this machine"),
@@ -137,6 +142,11 @@ impl Flag {
         self.value.is_empty()
     }
 
+    /// Whether it is for serving, in whatever form; others are for one tool.
+    pub(super) const fn is_for_serving(&self) -> bool {
+        self.forms & ALL != 0
+    }
+
     /// Whether it may be given in a form.
     pub(super) const fn is_for(&self, form: Form) -> bool {
         let bit = match form {
@@ -152,10 +162,12 @@ impl Flag {
         format!("--{}{space}{}", self.name, self.value)
     }
 
-    fn forms_shown(&self) -> &'static str {
+    /// What it is for, as words for people.
+    pub(super) fn forms_shown(&self) -> &'static str {
         match self.forms {
             APP => "run, daprd",
             TOOLS => "check, doctor",
+            UPDATE => "update",
             _ => "all",
         }
     }
@@ -197,8 +209,12 @@ Pillion gives every app on a gateway Dapr's building blocks behind a localhost A
   pillion [run] [flags] [-- COMMAND...]  at a desk: embedded stores and MQTT; COMMAND is the app
   pillion serve DIR [flags]              a gateway: what the resources in DIR say
   pillion --app-id ID [flags]            in place of daprd: what the named resources say
+  pillion launch serve DIR [flags]       the same as a service that is updated; see update
   pillion check DIR... [--json]          say everything that is wrong with resources
   pillion doctor [DIR] [--offline] [--json]  look at a gateway (/etc/pillion), say what to do
+  pillion update IMAGE [--restart]       check a signed image and put it into a slot, on trial;
+                                         --config DIR has the Gateway [/etc/pillion]
+  pillion update --status | --revert     show the slots; go back to what was confirmed before
   pillion version | help [markdown]
 
 Flags, as --flag VALUE, --flag=VALUE, -flag VALUE or -flag=VALUE:

@@ -1,6 +1,7 @@
 //! The command line goes through one helper: words and variables in, a command or its error out.
 
 use super::*;
+use crate::update::Action;
 use std::net::SocketAddr;
 
 fn parse_with(line: &str, variables: &[(&str, &str)]) -> Result<Command, String> {
@@ -277,4 +278,53 @@ fn flags_are_told_once() {
     for (name, _) in flags::WITHOUT_EFFECT {
         assert!(flags::find(name).is_some(), "{name}");
     }
+}
+
+#[test]
+fn updates_are_asked_for_in_one_way() {
+    let env = [("STATE_DIRECTORY", "/var/lib/x")];
+    let update = |line: &str| match parse_with(line, &env) {
+        Ok(Command::Update(request)) => request,
+        other => panic!("{line}: {other:?}"),
+    };
+    let request = update("update --status");
+    assert!(matches!(request.action, Action::Status));
+    assert_eq!(request.data_dir, PathBuf::from("/var/lib/x"));
+    let request = update("update --revert --data-dir /data");
+    assert!(matches!(request.action, Action::Revert));
+    assert_eq!(request.data_dir, PathBuf::from("/data"));
+    for line in ["update", "update a b", "update a --status", "update --status --revert"] {
+        assert!(parse_with(line, &env).expect_err(line).contains("one thing"), "{line}");
+    }
+    // Without keys nothing is installed: then what is wrong with the resources is said.
+    let nowhere = parse_with("update image --config /nowhere", &env).expect_err("no resources");
+    assert!(nowhere.contains("--config"), "{nowhere}");
+    let elsewhere = parse_with("serve /etc/pillion --revert", &[]).expect_err("not a flag of it");
+    assert!(elsewhere.contains("--revert belongs to `pillion update`"), "{elsewhere}");
+}
+
+/// What is started says what is wrong with its command line; launching only needs to know where
+/// the slots are.
+#[test]
+fn a_launch_finds_the_data_and_judges_nothing() {
+    let env = [("STATE_DIRECTORY", "/var/lib/x")];
+    let data_dir = |line: &str| match parse_with(line, &env) {
+        Ok(Command::Launch { data_dir, arguments }) => {
+            assert_eq!(arguments.len(), line.split(' ').count() - 1);
+            data_dir.map(|dir| dir.display().to_string())
+        }
+        other => panic!("{line}: {other:?}"),
+    };
+    let dir = std::env::temp_dir().join(format!("pillion-cli-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a writable directory");
+    let text = "apiVersion: pillion/v1alpha1\nkind: Gateway\nmetadata: {name: g}\n\
+                spec: {storage: {dataDir: /in/gateway}, later: {}}\n";
+    std::fs::write(dir.join("gateway.yaml"), text).expect("a writable directory");
+    let serve = format!("launch serve {}", dir.display());
+    assert_eq!(data_dir(&serve).as_deref(), Some("/in/gateway"), "whatever else is in it");
+    assert_eq!(data_dir(&format!("{serve} --data-dir /flag")).as_deref(), Some("/flag"));
+    assert_eq!(data_dir("launch serve /nowhere").as_deref(), Some("/var/lib/x"));
+    assert_eq!(data_dir("launch run --later-flag").as_deref(), Some("/var/lib/x"));
+    assert!(parse_with("launch", &env).expect_err("nothing to start").contains("launch serve"));
+    let _ = std::fs::remove_dir_all(&dir);
 }

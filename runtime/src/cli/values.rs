@@ -81,12 +81,12 @@ impl Arguments {
     /// Reports flags that mean nothing in a form.
     pub(super) fn check_form(&self, form: Form, report: &Report) {
         for (flag, _) in self.given.iter().filter(|(flag, _)| !flag.is_for(form)) {
-            report.problem(match form {
-                Form::Gateway => format!(
-                    "--{} means nothing to `pillion serve`: say it in a resource (App, Gateway)",
-                    flag.name
+            let name = flag.name;
+            report.problem(match flag.is_for_serving() {
+                true => format!(
+                    "--{name} means nothing to `pillion serve`: say it in a resource (App, Gateway)"
                 ),
-                _ => format!("--{} is for `pillion check` and `pillion doctor`", flag.name),
+                false => format!("--{name} is for pillion {}", flag.forms_shown()),
             });
         }
     }

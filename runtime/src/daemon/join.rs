@@ -90,7 +90,7 @@ pub(super) async fn join(data_dir: &Path, plan: &AppPlan) -> Result<Option<Joine
         format!("the pillion that has {} did not answer: {error}", data_dir.display())
     };
     let request = Request {
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: crate::version::version().into(),
         app_id: plan.id.clone(),
         namespace: plan.namespace.clone(),
         listen: plan.listen.clone(),
@@ -163,7 +163,7 @@ async fn start(
     request: Request,
     drains: &Drains,
 ) -> Result<super::hosting::Hosted, String> {
-    let ours = env!("CARGO_PKG_VERSION");
+    let ours = crate::version::version();
     if request.version != ours {
         return Err(format!("the running pillion is version {ours}, not {}", request.version));
     }

@@ -42,6 +42,7 @@ impl LazyStorage {
         set(&mut options.segment_bytes, plan.segment_bytes);
         set(&mut options.commit_linger_ms, plan.commit_linger_ms);
         set(&mut options.eventual_flush_ms, plan.eventual_flush_ms);
+        options.format_max = crate::update::storage_format_max();
         Ok(options)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Sends `state` (`READY=1`, `STOPPING=1`, `WATCHDOG=1`) to `$NOTIFY_SOCKET`; nothing where
 /// there is none. A lost datagram is systemd's to notice.
-pub(super) fn notify(state: &str) {
+pub(crate) fn notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let address = match path.to_str().and_then(|text| text.strip_prefix('@')) {
         Some(name) => SocketAddr::from_abstract_name(name.as_bytes()),
@@ -23,7 +23,7 @@ pub(super) fn notify(state: &str) {
 }
 
 /// How often systemd wants to hear from us: half of `$WATCHDOG_USEC`, if it watches this process.
-pub(super) fn watchdog_period() -> Option<Duration> {
+pub(crate) fn watchdog_period() -> Option<Duration> {
     let for_us =
         std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
     let micros: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;

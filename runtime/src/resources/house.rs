@@ -8,8 +8,9 @@ use super::fields::{Fields, Sourced};
 use super::load::Surroundings;
 use super::{
     Access, AppPlan, ChannelPlan, FlowPlan, Gateway, HealthPlan, Limits, LinkPlan, LoggingPlan,
-    MqttLimits, MqttPlan, MqttTlsPlan, MqttUserPlan, StoragePlan,
+    MqttLimits, MqttPlan, MqttTlsPlan, MqttUserPlan, StoragePlan, UpdateKey, UpdatePlan,
 };
+use pillion_components::options::parse_duration;
 use pillion_components::pubsub::{Overflow, QueueLimits};
 use pillion_components::topic::Filter;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -50,6 +51,10 @@ pub(crate) fn gateway(root: &Fields<'_>, name: &str, mut gateway: Gateway) -> Ga
             file: logging.path("file"),
         };
         logging.finish();
+    }
+    if let Some(update) = spec.map("update") {
+        self::update(&update, &mut gateway.update);
+        update.finish();
     }
     if let Some(limits) = spec.map("limits") {
         self::limits(&limits, &mut gateway.limits);
@@ -165,6 +170,23 @@ fn limits(fields: &Fields<'_>, limits: &mut Limits) {
     set(&mut limits.connections_max, fields.number("connectionsMax", 1..=1_000_000));
     set(&mut limits.header_timeout, fields.duration("headerTimeout"));
     set(&mut limits.drain_timeout, fields.duration("drainTimeout"));
+}
+
+fn update(fields: &Fields<'_>, update: &mut UpdatePlan) {
+    for text in fields.texts("keys").unwrap_or_default() {
+        match UpdateKey::parse(&text) {
+            Some(key) => update.keys.push(key),
+            None => fields.problem("keys", format!("holds '{text}': write {}", UpdateKey::FORM)),
+        }
+    }
+    let time = |key| {
+        let form = "a duration from 100ms to 24h, as 30s";
+        let range = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
+        fields.parsed(key, form, |text| parse_duration(text).filter(|time| range.contains(time)))
+    };
+    set(&mut update.ready_timeout, time("readyTimeout"));
+    set(&mut update.probation, time("probation"));
+    set(&mut update.attempts, fields.number("attempts", 1..=100));
 }
 
 /// An app and the name of its Configuration.

@@ -1,5 +1,6 @@
 //! What the process shall be, once everything is read and checked.
 
+use super::UpdateKey;
 use pillion_components::options::Options;
 use pillion_components::pubsub::QueueLimits;
 use pillion_components::topic::Filter;
@@ -55,6 +56,8 @@ pub struct Gateway {
     pub logging: LoggingPlan,
     /// What the flash may be asked to bear.
     pub flash: FlashPlan,
+    /// Who may update, and how a release proves itself.
+    pub update: UpdatePlan,
 }
 
 /// `Gateway.spec.flash`.
@@ -63,6 +66,26 @@ pub struct FlashPlan {
     /// Bytes that may be written to the device of the data directory in a day; `pillion doctor`
     /// warns above. `None` is half of the device's size.
     pub bytes_per_day: Option<u64>,
+}
+
+/// `Gateway.spec.update`.
+#[derive(Debug, Clone)]
+pub struct UpdatePlan {
+    /// Public ed25519 keys that may sign images; without one nothing is installed.
+    pub keys: Vec<UpdateKey>,
+    /// Time from the start of a release on trial until it must be ready.
+    pub ready_timeout: Duration,
+    /// Time for which it must then be alive until it is confirmed.
+    pub probation: Duration,
+    /// Starts of it that may end without a decision, by a power cut say.
+    pub attempts: u32,
+}
+
+impl Default for UpdatePlan {
+    fn default() -> Self {
+        let minute = Duration::from_secs(60);
+        Self { keys: Vec::new(), ready_timeout: minute, probation: minute, attempts: 3 }
+    }
 }
 
 /// `Gateway.spec.logging`; flags come before it.

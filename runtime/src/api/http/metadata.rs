@@ -7,6 +7,7 @@ use crate::app::{ActiveSubscription, App, EXTENDED_ENTRIES_MAX};
 use crate::blocks::Blocks;
 use crate::body::Body;
 use crate::error::{Code, Error, Grpc};
+use crate::version::version;
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -108,7 +109,7 @@ pub(super) fn get(app: &App, blocks: &Blocks) -> Response<Body> {
     let visible = |scopes: &[String]| scopes.is_empty() || scopes.iter().any(|id| **id == *app.id);
     let components = blocks.shown.iter().filter(|shown| visible(&shown.scopes));
     let endpoints = blocks.endpoints.iter().filter(|(_, scopes)| visible(scopes));
-    let own = [("daprRuntimeVersion", DAPR_VERSION), ("pillionVersion", env!("CARGO_PKG_VERSION"))];
+    let own = [("daprRuntimeVersion", DAPR_VERSION), ("pillionVersion", version())];
     let notices = (blocks.notices)();
     let notices = notices.iter().map(|(key, text)| (*key, text.as_str()));
     let metadata = Metadata {
