@@ -1,9 +1,10 @@
 //! `pillion serve DIR` over one directory and fixed ports.
 
-use crate::pillion::{self, Pillion, TestDir, free_port};
+use crate::pillion::{Pillion, TestDir, command_words, free_port};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// What stays when the process goes.
 #[derive(Debug)]
@@ -64,12 +65,29 @@ impl Gateway {
         (Ipv4Addr::LOCALHOST, self.mqtt).into()
     }
 
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A command line of the binary, after the words of `before`: `words`, then the resources as
+    /// `pillion serve` takes them, and the data directory.
+    pub fn command(&self, before: &[&str], words: &[&str]) -> Command {
+        let mut all = before.iter().map(|word| (*word).to_owned()).chain(command_words());
+        let mut command = Command::new(all.next().expect("at least the binary"));
+        command.args(all).args(words).arg(self.dir.path().join("resources"));
+        command.arg("--data-dir").arg(self.data());
+        command.env_clear().envs(self.environment.iter().cloned());
+        command
+    }
+
     /// Starts it without waiting.
     pub fn spawn(&self) -> Pillion {
-        let mut command = pillion::command(["serve"]);
-        command.arg(self.dir.path().join("resources"));
-        command.arg("--data-dir").arg(self.dir.path().join("data"));
-        command.env_clear().envs(self.environment.iter().cloned());
+        self.watch(self.command(&[], &["serve"]))
+    }
+
+    /// Starts a command of [`Gateway::command`] as this gateway.
+    pub fn watch(&self, command: Command) -> Pillion {
         Pillion::spawn(command, self.http, self.metrics, TestDir::new())
     }
 

@@ -19,6 +19,7 @@ pub mod mosquitto;
 pub mod mqtt;
 pub mod pillion;
 pub mod random;
+pub mod release;
 pub mod tool;
 
 pub use app::{App, Asked, json};
@@ -26,6 +27,7 @@ pub use desk::Desk;
 pub use gateway::Gateway;
 pub use http::{Answer, Request};
 pub use pillion::{Pillion, Setup};
+pub use release::Workshop;
 pub use tool::Tool;
 
 use std::future::Future;

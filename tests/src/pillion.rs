@@ -231,6 +231,11 @@ impl Pillion {
         unsafe { libc::kill(pid, signal) };
     }
 
+    /// How the process ended, if it has.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
+    }
+
     /// Waits until the process has ended.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = Mutex::new(&mut self.child);
