@@ -1,15 +1,17 @@
 //! What Pillion's building blocks are made of.
 //!
 //! One file per kind of component says what any such component promises and lists those there
-//! are ([`state`], [`pubsub`], [`secrets`]); the folder of the same name holds one file per
+//! are ([`state`], [`pubsub`], [`secrets`], [`configuration`], [`lock`]); the folder of the same name holds one file per
 //! technology. Under them stand [`journal`], durable streams with cursors, and [`storage`], the
 //! log with a tree behind it. Nothing here knows an app or a protocol.
 
 pub mod backoff;
+pub mod configuration;
 pub mod context;
 pub mod env;
 pub mod error;
 pub mod journal;
+pub mod lock;
 pub mod options;
 pub mod pubsub;
 pub mod secrets;

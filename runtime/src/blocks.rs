@@ -3,13 +3,17 @@
 //! A block looks the component up, applies scopes, prefixes and limits of the app, calls the
 //! component and records what happened. It knows apps, not protocols.
 
+pub mod configuration;
 pub mod invoke;
+pub mod lock;
 pub mod pubsub;
 mod record;
 pub mod secrets;
 pub mod state;
 
 use crate::app::{App, Apps};
+use pillion_components::configuration::ConfigurationStore;
+use pillion_components::lock::LockStore;
 use pillion_components::pubsub::PubSub;
 use pillion_components::secrets::SecretStore;
 use pillion_components::state::StateStore;
@@ -26,6 +30,10 @@ pub struct Blocks {
     pub pubsub: pubsub::Publishing,
     /// Secrets.
     pub secrets: secrets::Secrets,
+    /// Configuration.
+    pub configuration: configuration::Configuration,
+    /// Distributed locks.
+    pub locks: lock::Locks,
     /// Service invocation.
     pub invoke: invoke::Invocation,
     /// Every component, in the order of their start.
@@ -109,6 +117,10 @@ pub type StateStores = Registry<dyn StateStore>;
 pub type PubSubs = Registry<dyn PubSub>;
 /// Secret stores by name.
 pub type SecretStores = Registry<dyn SecretStore>;
+/// Configuration stores by name.
+pub type ConfigurationStores = Registry<dyn ConfigurationStore>;
+/// Lock stores by name.
+pub type LockStores = Registry<dyn LockStore>;
 
 /// A component as metadata shows it.
 #[derive(Debug, Clone)]

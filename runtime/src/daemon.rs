@@ -2,6 +2,7 @@
 
 mod command;
 mod components;
+mod feeds;
 mod hosting;
 mod join;
 mod listeners;
@@ -12,7 +13,7 @@ mod wait;
 
 use crate::api::mqtt;
 use crate::app::Apps;
-use crate::blocks::{Blocks, Notices, invoke, pubsub, secrets, state};
+use crate::blocks::{Blocks, Notices, configuration, invoke, lock, pubsub, secrets, state};
 use crate::cli::{Form, Refusal, Start};
 use crate::deliver::Redelivery;
 use crate::drain::{self, Exit, Shutdown};
@@ -140,6 +141,7 @@ async fn build(start: Start) -> Result<Running, String> {
         endpoints.push(resolved.map_err(|error| error.to_string())?);
     }
     let topics = by_name(&components);
+    let feeds = feeds::of(&components, &topics)?;
     let apps = Arc::new(Apps::default());
     let blocks = Arc::new(Blocks {
         apps: apps.clone(),
@@ -147,6 +149,8 @@ async fn build(start: Start) -> Result<Running, String> {
         state: state::State::new(components.state, clock.clone()),
         pubsub: pubsub::Publishing::new(components.pubsub, clock.clone()),
         secrets: secrets::Secrets::new(components.secrets),
+        configuration: configuration::Configuration::new(components.configuration),
+        locks: lock::Locks::new(components.locks),
         endpoints: endpoints
             .iter()
             .map(|endpoint| (endpoint.name.as_str().into(), endpoint.scopes.clone()))
@@ -179,6 +183,9 @@ async fn build(start: Start) -> Result<Running, String> {
         hosted.push(host.start(app, &drains).await?);
     }
     open_links(plan.links, &topics, &clock, &drains)?;
+    for feed in feeds {
+        tokio::spawn(feed.run(drains.intake.clone()));
+    }
     tokio::spawn(memory::give_back(drains.serving.clone()));
     if form == Form::Run {
         open_join_socket(&plan.gateway, &host, &drains);

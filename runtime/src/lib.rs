@@ -3,7 +3,8 @@
 //! A request comes in at a door ([`api`]), which decodes it and calls a building block
 //! ([`blocks`]); the block checks, applies scopes and limits, calls a component and records what
 //! happened. [`broker`] holds MQTT's rules without I/O. Beside the blocks stand [`deliver`], which
-//! feeds subscriptions to apps, and [`link`], which carries topics to and from the cloud.
+//! feeds subscriptions to apps, [`link`], which carries topics to and from the cloud, and [`feed`],
+//! which writes configuration that arrives on topics.
 //! [`resources`] turns files into a checked plan, and [`daemon`] builds the process from it.
 //! `doctor`, a feature, looks at a gateway from outside.
 //! [`update`] puts new releases beside the one of the package, and goes back if they do not work.
@@ -20,6 +21,7 @@ pub mod deliver;
 pub mod doctor;
 pub mod drain;
 pub mod error;
+pub mod feed;
 pub mod link;
 pub mod observe;
 pub mod resources;

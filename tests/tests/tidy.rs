@@ -15,6 +15,7 @@ const RUNTIME_MUST_NOT_NAME: &[(&str, &[&str])] = &[
     ("api", &["cli", "daemon", "deliver", "link"]),
     ("deliver", &["api", "broker", "cli", "daemon", "link"]),
     ("link", &["api", "app", "blocks", "broker", "cli", "daemon", "deliver"]),
+    ("feed", &["api", "app", "blocks", "broker", "cli", "daemon", "deliver", "link"]),
     ("app", &["api", "blocks", "broker", "cli", "daemon", "deliver", "link"]),
     ("resources", &["api", "app", "blocks", "broker", "cli", "daemon", "deliver", "link"]),
     ("observe", &["api", "app", "blocks", "broker", "cli", "daemon", "deliver", "link"]),

@@ -5,9 +5,11 @@
 //! its requests and encodes its answers.
 
 mod absent;
+mod configuration;
 mod health;
 pub mod invoke;
 mod json;
+mod lock;
 mod measure;
 mod metadata;
 mod phase;

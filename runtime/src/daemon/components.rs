@@ -1,12 +1,15 @@
 //! Opening components: secret stores first, since others take their secrets from them.
 
+use crate::blocks::StateStores;
 use crate::blocks::state::Keys;
-use crate::blocks::{PubSubs, Registered, SecretStores, Shown, StateStores};
+use crate::blocks::{ConfigurationStores, LockStores, PubSubs, Registered, SecretStores, Shown};
 use crate::observe::metrics::families::{COMPONENT_INIT, COMPONENT_INIT_FAIL, COMPONENT_LOADED};
 use crate::resources::{ComponentPlan, EndpointPlan, Plan, Setting};
+use pillion_components::configuration::{self, ConfigurationStore};
 use pillion_components::context::{Context, OpenStorage};
 use pillion_components::env::Clock;
 use pillion_components::error::{Error, Kind, Result};
+use pillion_components::lock::{self, LockStore};
 use pillion_components::options::Options;
 use pillion_components::pubsub::{self, PubSub};
 use pillion_components::secrets::{self, SecretStore};
@@ -20,6 +23,8 @@ pub(super) struct Components {
     pub(super) state: StateStores,
     pub(super) pubsub: PubSubs,
     pub(super) secrets: SecretStores,
+    pub(super) configuration: ConfigurationStores,
+    pub(super) locks: LockStores,
     /// In the order of their start.
     pub(super) shown: Vec<Shown>,
 }
@@ -97,6 +102,17 @@ impl Opener<'_> {
             let store = (row.open)(&options)?;
             capabilities = store.capabilities().to_vec();
             into.secrets.insert(registered::<dyn SecretStore>(plan, &options, store));
+        } else if let Some(row) =
+            configuration::CATALOGUE.iter().find(|row| row.type_name == type_name)
+        {
+            let store = (row.open)(&options, &context).await?;
+            capabilities = Vec::new();
+            into.configuration.insert(registered::<dyn ConfigurationStore>(plan, &options, store));
+        } else if let Some(row) = lock::CATALOGUE.iter().find(|row| row.type_name == type_name) {
+            Keys::check(&options)?;
+            let store = (row.open)(&options, &context)?;
+            capabilities = Vec::new();
+            into.locks.insert(registered::<dyn LockStore>(plan, &options, store));
         } else {
             return Err(Error::new(
                 Kind::Unsupported,

@@ -100,6 +100,7 @@ impl Host {
 
     /// Takes an app out whose drains have ended.
     pub(super) fn remove(&self, app: &App) {
+        self.blocks.configuration.forget(app);
         self.apps.remove(&app.id);
     }
 }

@@ -7,7 +7,7 @@ use super::load::{Found, Placed, Wanted};
 use super::{AppPlan, ComponentPlan, FlowPlan, LinkPlan, Plan, Setting, SubscriptionPlan};
 use super::{Form, closest};
 use pillion_components::topic::Filter;
-use pillion_components::{pubsub, secrets, state};
+use pillion_components::{configuration, lock, pubsub, secrets, state};
 use std::collections::BTreeMap;
 
 /// Makes the plan, with every problem in the report.
@@ -120,6 +120,26 @@ fn components(found: &mut Found, defaults: Vec<ComponentPlan>, form: Form, repor
     for one in &found.components {
         let store = one.value.secret_store.as_deref();
         check_settings(one, &one.value.settings, store, &found.components, report);
+        check_source(one, &found.components, report);
+    }
+}
+
+/// The component whose topic feeds a configuration store.
+fn check_source(
+    one: &Placed<ComponentPlan>,
+    components: &[Placed<ComponentPlan>],
+    report: &Report,
+) {
+    let is_source = |name: &str| name.eq_ignore_ascii_case("pubsubName");
+    let settings = one.value.settings.iter();
+    for (index, (name, setting)) in settings.enumerate().filter(|(_, (name, _))| is_source(name)) {
+        if is_family(&one.value, "configuration")
+            && let Setting::Text(pubsub) = setting
+            && let Err(text) = named(components, "pubsub", pubsub)
+        {
+            let place = one.place(&format!("spec.metadata.{index}"));
+            report.problem(format!("{place}: {name}: {text}"));
+        }
     }
 }
 
@@ -186,6 +206,8 @@ pub(crate) fn catalogue() -> Vec<&'static str> {
     let mut names: Vec<&str> = state::CATALOGUE.iter().map(|row| row.type_name).collect();
     names.extend(pubsub::CATALOGUE.iter().map(|row| row.type_name));
     names.extend(secrets::CATALOGUE.iter().map(|row| row.type_name));
+    names.extend(configuration::CATALOGUE.iter().map(|row| row.type_name));
+    names.extend(lock::CATALOGUE.iter().map(|row| row.type_name));
     names
 }
 

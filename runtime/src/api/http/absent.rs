@@ -10,9 +10,6 @@ use crate::error::{Code, Error, Grpc};
 use hyper::Response;
 
 const BINDING: Code = Code::plain("ERR_INVOKE_OUTPUT_BINDING", 500, Grpc::Internal);
-const CONFIGURATION: Code =
-    Code::plain("ERR_CONFIGURATION_STORE_NOT_CONFIGURED", 500, Grpc::FailedPrecondition);
-const LOCK: Code = Code::plain("ERR_LOCK_STORE_NOT_CONFIGURED", 500, Grpc::FailedPrecondition);
 const CRYPTO: Code = Code::plain("ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED", 500, Grpc::Internal);
 const ACTOR: Code = Code::plain("ERR_ACTOR_NO_PLACEMENT", 400, Grpc::Unavailable);
 const CONVERSATION: Code = Code::plain("ERR_CONVERSATION_NOT_FOUND", 400, Grpc::InvalidArgument);
@@ -27,8 +24,6 @@ pub(super) fn answer(app: &App, kind: Kind, name: &str) -> Response<Body> {
             );
             Error::new(BINDING, what)
         }
-        Kind::Configuration => Error::new(CONFIGURATION, "configuration stores not configured"),
-        Kind::Lock | Kind::Unlock => Error::new(LOCK, "lock store is not configured"),
         Kind::Crypto => Error::new(CRYPTO, "crypto providers not configured"),
         Kind::JobSchedule => job(app, "schedule", "DAPR_SCHEDULER_SCHEDULE_JOB"),
         Kind::JobGet => job(app, "get", "DAPR_SCHEDULER_GET_JOB"),

@@ -4,7 +4,8 @@ use super::measure::{Measure, method_label};
 use super::phase::{Phase, UnderWay};
 use super::route::{Kind, Route};
 use super::server::Door;
-use super::{Call, absent, empty, health, invoke, metadata, publish, route, secrets, state};
+use super::{Call, absent, configuration, empty, health, invoke, lock, metadata, publish, route};
+use super::{secrets, state};
 use crate::app::App;
 use crate::body::Body;
 use crate::error::{Code, Error, Grpc};
@@ -251,6 +252,9 @@ async fn dispatch(door: &Door, call: Call, route: Route<'_>, uri: &Uri) -> Respo
         Kind::StateQuery => state::query(&call, blocks, route.name),
         Kind::SecretGet => secrets::get(call, blocks, route.name, route.rest).await,
         Kind::SecretBulkGet => secrets::bulk_get(call, blocks, route.name).await,
+        Kind::Configuration => configuration::answer(call, blocks, route.name, route.rest).await,
+        Kind::Lock => lock::try_lock(call, blocks, route.name).await,
+        Kind::Unlock => lock::unlock(call, blocks, route.name).await,
         Kind::Publish => publish::one(call, blocks, route.rest).await,
         Kind::BulkPublish => publish::bulk(call, blocks, route.rest).await,
         Kind::Invoke => invoke::by_path(call, blocks, route::after_invoke(uri.path())).await,

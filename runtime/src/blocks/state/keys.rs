@@ -33,7 +33,7 @@ pub enum Keys {
 
 impl Keys {
     /// The rule of a store.
-    pub(super) fn of<C: ?Sized>(registered: &Registered<C>) -> Self {
+    pub(in crate::blocks) fn of<C: ?Sized>(registered: &Registered<C>) -> Self {
         let text = registered.options.text("keyPrefix").unwrap_or("appid");
         match text.to_ascii_lowercase().as_str() {
             "appid" => Keys::AppId,
@@ -57,22 +57,27 @@ impl Keys {
 
     /// The key as the store `store` knows it.
     pub(super) fn whole(&self, app: &App, store: &str, key: &str) -> Result<String> {
+        self.prefixed(app, key).ok_or_else(|| illegal(store, key))
+    }
+
+    /// The key with its prefix; `None` for one that holds what stands between the two.
+    pub(in crate::blocks) fn prefixed(&self, app: &App, key: &str) -> Option<String> {
         if key.contains(SEPARATOR) {
-            return Err(illegal(store, key));
+            return None;
         }
         let prefix = match self {
             Keys::AppId => &*app.id,
             Keys::Namespace if &*app.namespace == NAMESPACE_DEFAULT => &*app.id,
-            Keys::Namespace => return Ok(format!("{}.{}||{key}", app.namespace, app.id)),
+            Keys::Namespace => return Some(format!("{}.{}||{key}", app.namespace, app.id)),
             Keys::Name(name) => name,
-            Keys::None => return Ok(key.to_owned()),
+            Keys::None => return Some(key.to_owned()),
             Keys::Text(text) => text,
         };
         let mut whole = String::with_capacity(prefix.len() + SEPARATOR.len() + key.len());
         whole.push_str(prefix);
         whole.push_str(SEPARATOR);
         whole.push_str(key);
-        Ok(whole)
+        Some(whole)
     }
 }
 

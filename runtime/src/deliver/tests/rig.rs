@@ -163,6 +163,8 @@ impl Rig {
             state: State::new(StateStores::default(), clock.clone()),
             pubsub: Publishing::new(components, clock.clone()),
             secrets: Secrets::new(SecretStores::default()),
+            configuration: crate::blocks::configuration::Configuration::new(Default::default()),
+            locks: crate::blocks::lock::Locks::new(Default::default()),
             invoke: Invocation::new(apps.clone(), Vec::new()),
             apps,
             shown: Vec::new(),

@@ -58,6 +58,27 @@ pub static SECRET_LATENCY: Family<Histogram> = Family::new(
     &["app_id", "component", "namespace", "operation", "success"],
 );
 
+/// Calls to configuration stores.
+pub static CONFIGURATION_COUNT: Family<Counter> = Family::new(
+    "dapr_component_configuration_count",
+    "Calls to configuration stores",
+    &["app_id", "component", "namespace", "operation", "success"],
+);
+
+/// How long configuration stores took.
+pub static CONFIGURATION_LATENCY: Family<Histogram> = Family::new(
+    "dapr_component_configuration_latencies",
+    "Time of a call to a configuration store in milliseconds",
+    &["app_id", "component", "namespace", "operation", "success"],
+);
+
+/// Messages that a topic has brought to a configuration store.
+pub static CONFIGURATION_FED: Family<Counter> = Family::new(
+    "pillion_configuration_fed_total",
+    "Messages taken from the topic that feeds a configuration store",
+    &["component", "outcome"],
+);
+
 /// Messages published.
 pub static PUBSUB_EGRESS_COUNT: Family<Counter> = Family::new(
     "dapr_component_pubsub_egress_count",
@@ -240,6 +261,9 @@ pub fn write_all(out: &mut String) {
     STATE_LATENCY.write(out);
     SECRET_COUNT.write(out);
     SECRET_LATENCY.write(out);
+    CONFIGURATION_COUNT.write(out);
+    CONFIGURATION_LATENCY.write(out);
+    CONFIGURATION_FED.write(out);
     PUBSUB_EGRESS_COUNT.write(out);
     PUBSUB_EGRESS_LATENCY.write(out);
     PUBSUB_EGRESS_BULK_COUNT.write(out);

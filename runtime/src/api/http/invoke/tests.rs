@@ -80,6 +80,8 @@ impl Door {
             state: state::State::new(StateStores::default(), Clock::system()),
             pubsub: pubsub::Publishing::new(PubSubs::default(), Clock::system()),
             secrets: secrets::Secrets::new(SecretStores::default()),
+            configuration: crate::blocks::configuration::Configuration::new(Default::default()),
+            locks: crate::blocks::lock::Locks::new(Default::default()),
             invoke: Invocation::new(apps.clone(), endpoints),
             apps,
             shown: Vec::new(),

@@ -89,6 +89,8 @@ async fn serve_with(limits: Limits, token: Option<&str>) -> Served {
         state: State::new(stores, Clock::manual(0)),
         pubsub: Publishing::new(PubSubs::default(), Clock::manual(0)),
         secrets: Secrets::new(SecretStores::default()),
+        configuration: crate::blocks::configuration::Configuration::new(Default::default()),
+        locks: crate::blocks::lock::Locks::new(Default::default()),
         invoke: Invocation::new(apps, Vec::new()),
         shown: Vec::new(),
         endpoints: Vec::new(),
