@@ -194,7 +194,9 @@ fn failed(row: Code, verb: &str, keys: &[String], store: &str, error: &Component
         let blank = if index > 0 { " " } else { "" };
         let _ = write!(list, "{blank}{key}");
     }
-    let verb = if verb == "get" { "get" } else { "subscribe" };
     let message = format!("failed to {verb} {list}] from Configuration store {store}: {error}");
     Error::new(row, message)
 }
+
+#[cfg(test)]
+mod tests;

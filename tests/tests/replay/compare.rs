@@ -54,6 +54,7 @@ impl fmt::Display for Difference {
 pub(crate) struct Context {
     app_port: u16,
     http_port: u16,
+    /// What `{uuid}` in a request stands for: the last ETag, or the last id that was given.
     etag: String,
     /// The request under way carries [`TRACE`].
     traced: bool,
@@ -89,6 +90,11 @@ impl Context {
     pub(crate) fn answer(&mut self, case: &Case, answer: &Answer) -> Vec<Difference> {
         if let Some(etag) = answer.header("etag") {
             self.etag = etag.to_owned();
+        }
+        if case.answer_body.contains(r#""id":"{uuid}""#)
+            && let Some(id) = answer.json()["id"].as_str()
+        {
+            self.etag = id.to_owned();
         }
         if case.failed {
             // A connection that breaks and a refusal are both fine.

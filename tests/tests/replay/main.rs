@@ -7,6 +7,7 @@
 mod compare;
 mod known;
 mod record;
+mod substitutes;
 
 use compare::Context;
 use pillion_tests::{Answer, App, Asked, Pillion, Request, Setup, json, until};
@@ -48,6 +49,11 @@ async fn pubsub_declarative() {
     replay("pubsub-declarative").await;
 }
 
+#[tokio::test]
+async fn configuration_and_lock() {
+    replay("configuration-and-lock").await;
+}
+
 #[test]
 fn every_recording_is_replayed_or_named_as_not_yet() {
     let named: BTreeSet<&str> = known::NOT_YET.iter().map(|(name, _)| *name).collect();
@@ -62,7 +68,8 @@ fn every_recording_is_replayed_or_named_as_not_yet() {
 
 /// Runs one scenario and lists every difference at once.
 async fn replay(name: &str) {
-    let scenario = Scenario::read(name);
+    let mut scenario = Scenario::read(name);
+    substitutes::apply(&mut scenario);
     let answers = scenario.app_answers.clone();
     let app = App::start(move |asked| app_answer(&answers, asked)).await;
     let mut setup = Setup::new();
@@ -87,7 +94,8 @@ async fn replay(name: &str) {
     for (name, value) in &scenario.env {
         setup = setup.env(name, value);
     }
-    let mut pillion = setup.args(scenario.args.clone()).start().await;
+    let args: Vec<_> = scenario.args.iter().map(|arg| fill(&setup, arg)).collect();
+    let mut pillion = setup.args(args).start().await;
 
     let mut run = Run {
         scenario: &scenario,
@@ -185,6 +193,10 @@ impl Run<'_> {
         if let Some(index) = known::case(&self.scenario.name, &case.name) {
             self.excused.insert(index);
             return;
+        }
+        for deed in substitutes::deeds(&self.scenario.name, &case.name) {
+            let done = pillion.post(deed.path, deed.body).await;
+            assert_eq!(done.status, 204, "{}: {done:?}", deed.path);
         }
         let request = self.context.request(case);
         let answered = self.send(case, request, pillion).await;

@@ -1,5 +1,6 @@
 //! `/v1.0-alpha1/lock` and `/v1.0-alpha1/unlock`.
 
+use super::json::{members, text};
 use super::{Call, error, json, unescape};
 use crate::blocks::Blocks;
 use crate::blocks::lock::Unlocked;
@@ -9,21 +10,17 @@ use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use serde_json::json;
+use serde_json::value::RawValue;
 use std::fmt;
 
 const MALFORMED: Code = Code::plain("ERR_MALFORMED_REQUEST", 400, Grpc::InvalidArgument);
 
-/// The body of both, in the JSON form of protobuf: names in both cases, unknown members ignored,
-/// `null` and what is absent as the default.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+/// The body of both; what is absent or `null` is the default.
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Wanted {
-    #[serde(rename = "resourceId", alias = "resource_id")]
-    resource_id: Option<String>,
-    #[serde(rename = "lockOwner", alias = "lock_owner")]
-    lock_owner: Option<String>,
-    #[serde(rename = "expiryInSeconds", alias = "expiry_in_seconds")]
-    expiry_in_seconds: Option<Int32>,
+    resource_id: String,
+    lock_owner: String,
+    expiry_in_seconds: i32,
 }
 
 /// `POST /v1.0-alpha1/lock/{store}`.
@@ -35,19 +32,15 @@ pub(super) async fn try_lock(call: Call, blocks: &Blocks, store: &str) -> Respon
 }
 
 async fn lock(mut call: Call, blocks: &Blocks, store: &str) -> Result<bool> {
-    let wanted = read(&mut call).await?;
-    let (resource, owner) = (wanted.resource_id.unwrap_or_default(), wanted.lock_owner);
-    let expiry_s = wanted.expiry_in_seconds.map_or(0, |seconds| seconds.0);
-    blocks.locks.try_lock(&call.app, store, &resource, &owner.unwrap_or_default(), expiry_s).await
+    let Wanted { resource_id, lock_owner, expiry_in_seconds } = read(&mut call).await?;
+    blocks.locks.try_lock(&call.app, store, &resource_id, &lock_owner, expiry_in_seconds).await
 }
 
 /// `POST /v1.0-alpha1/unlock/{store}`.
 pub(super) async fn unlock(mut call: Call, blocks: &Blocks, store: &str) -> Response<Body> {
     let answered = async {
-        let wanted = read(&mut call).await?;
-        let (resource, owner) = (wanted.resource_id.unwrap_or_default(), wanted.lock_owner);
-        let owner = owner.unwrap_or_default();
-        blocks.locks.unlock(&call.app, &unescape(store), &resource, &owner).await
+        let Wanted { resource_id, lock_owner, .. } = read(&mut call).await?;
+        blocks.locks.unlock(&call.app, &unescape(store), &resource_id, &lock_owner).await
     };
     match answered.await {
         Ok(unlocked) => json(StatusCode::OK, json!({ "status": status(unlocked) }).to_string()),
@@ -69,9 +62,27 @@ async fn read(call: &mut Call) -> Result<Wanted> {
     if body.is_empty() {
         return Ok(Wanted::default());
     }
-    serde_json::from_slice(&body).map_err(|failed| {
+    parse(&body).map_err(|failed| {
         Error::new(MALFORMED, format!("failed deserializing HTTP body: {failed}"))
     })
+}
+
+/// The JSON form of protobuf: names in both cases, unknown members ignored.
+fn parse(body: &[u8]) -> Result<Wanted, serde_json::Error> {
+    let mut wanted = Wanted::default();
+    members(serde_json::from_slice::<&RawValue>(body)?, |name, value| {
+        match name {
+            "resourceId" | "resource_id" => wanted.resource_id = text(value)?.unwrap_or_default(),
+            "lockOwner" | "lock_owner" => wanted.lock_owner = text(value)?.unwrap_or_default(),
+            "expiryInSeconds" | "expiry_in_seconds" => {
+                let seconds = serde_json::from_str::<Option<Int32>>(value.get())?;
+                wanted.expiry_in_seconds = seconds.map_or(0, |seconds| seconds.0);
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(wanted)
 }
 
 /// A number of 32 bits in the JSON form of protobuf: `30`, `30.0`, `"30"`.
@@ -125,13 +136,9 @@ impl Visitor<'_> for Int32Visitor {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Option<(String, String, i32)> {
-        let wanted: Wanted = serde_json::from_str(text).ok()?;
-        Some((
-            wanted.resource_id.unwrap_or_default(),
-            wanted.lock_owner.unwrap_or_default(),
-            wanted.expiry_in_seconds.map_or(0, |seconds| seconds.0),
-        ))
+    fn wanted(text: &str) -> Option<(String, String, i32)> {
+        let wanted = parse(text.as_bytes()).ok()?;
+        Some((wanted.resource_id, wanted.lock_owner, wanted.expiry_in_seconds))
     }
 
     #[test]
@@ -143,21 +150,22 @@ mod tests {
             r#"{"resourceId":"r","lockOwner":"o","expiryInSeconds":30.0,"more":[{}]}"#,
             r#"{"resourceId":"r","lockOwner":"o","expiryInSeconds":3e1}"#,
         ] {
-            assert_eq!(parse(text), expected, "{text}");
+            assert_eq!(wanted(text), expected, "{text}");
         }
         let nulls = r#"{"resourceId":null,"lockOwner":null,"expiryInSeconds":null}"#;
-        assert_eq!(parse(nulls), Some((String::new(), String::new(), 0)));
-        assert_eq!(parse("{}"), Some((String::new(), String::new(), 0)));
+        assert_eq!(wanted(nulls), Some((String::new(), String::new(), 0)));
+        assert_eq!(wanted("{}"), Some((String::new(), String::new(), 0)));
         for text in [
             r#"{"resourceId":5}"#,
             r#"{"expiryInSeconds":2.5}"#,
             r#"{"expiryInSeconds":2147483648}"#,
             r#"{"expiryInSeconds":"soon"}"#,
             r#"{"expiryInSeconds":[]}"#,
-            "[]x",
+            "[]",
+            r#"["r","o",30]"#,
             "{",
         ] {
-            assert_eq!(parse(text), None, "{text}");
+            assert_eq!(wanted(text), None, "{text}");
         }
     }
 }
