@@ -41,7 +41,9 @@ fn the_gateway_loads() {
 fn the_examples_load() {
     let (gateway, examples) = (configs().join("gateway"), configs().join("examples"));
     let mut paths = vec![gateway.clone()];
-    for name in ["apps", "cloud-link", "endpoint", "file-secrets", "mqtt-users"] {
+    for name in
+        ["apps", "cloud-link", "configuration-and-locks", "endpoint", "file-secrets", "mqtt-users"]
+    {
         let path = examples.join(name).with_extension("yaml");
         let (text, code) = cli::check(&[gateway.clone(), path.clone()]);
         assert_eq!(code, 0, "{}: {text}", path.display());
@@ -49,7 +51,7 @@ fn the_examples_load() {
     }
     // All of them at once do not stand in each other's way.
     let (text, code) = cli::check(&paths);
-    assert_eq!((text.as_str(), code), ("ok: 3 apps, 5 components, 1 subscriptions, 1 links\n", 0));
+    assert_eq!((text.as_str(), code), ("ok: 3 apps, 7 components, 1 subscriptions, 1 links\n", 0));
 
     let whole = examples.join("mqtt-tls");
     let others = ["components.yaml", "apps.yaml"].map(|name| gateway.join(name));
@@ -75,6 +77,18 @@ fn the_defaults_of_the_example_link_are_the_defaults() {
     let start = start(&["serve", &directory.display().to_string()]);
     std::fs::remove_dir_all(&directory).expect("a directory of ours");
     assert_eq!(start.plan.links[0].up[0].limits, QueueLimits::default());
+}
+
+/// What the example shows as a default is the default.
+#[test]
+fn the_bounds_of_the_example_stores_are_the_defaults() {
+    let path = configs().join("examples/configuration-and-locks.yaml");
+    let text = std::fs::read_to_string(path).expect("a file");
+    let bytes_max = pillion_components::configuration::BYTES_MAX_DEFAULT;
+    assert_eq!(pillion_components::options::parse_bytes("1Mi"), Some(bytes_max));
+    assert!(text.contains("{name: bytesMax, value: 1Mi}"));
+    let locks_max = pillion_components::lock::LOCKS_MAX_DEFAULT;
+    assert!(text.contains(&format!("{{name: locksMax, value: \"{locks_max}\"}}")));
 }
 
 #[test]
