@@ -6,6 +6,7 @@
 //! - a subscription tells what changes after `subscribe` has returned, not what was there before;
 //! - a change is told after it is durable, with the item as it is at that moment: changes of one
 //!   key that nobody has taken yet are one, and the last of them is always told;
+//! - more than [`PENDING_KEYS_MAX`] changed keys that nobody has taken may be told as every item;
 //! - changes of several keys are told in the order in which the keys changed;
 //! - a deleted key is told as a change without an item;
 //! - dropping a subscription ends it.

@@ -1,22 +1,24 @@
 //! Who follows which keys, and which of them have changed since they looked.
 //!
 //! A subscription holds keys, not items: the item is read when the change is taken. So a
-//! subscriber that is slow or away costs a few names, and ends at the last value in any case.
+//! subscriber that is slow or away costs a few names, and ends at the last value in any case. When
+//! too many names wait they are let go, and every item is told instead, a page at a time.
 
 use super::stored::Items;
 use super::{Change, Changes};
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::Notify;
 
 /// Most open subscriptions of one store.
-pub const SUBSCRIPTIONS_MAX: usize = 1024;
+pub const SUBSCRIPTIONS_MAX: usize = 256;
 
-/// Most keys that wait for one subscription; beyond it the oldest is left out, and that is logged.
-/// A store of the default size can hold more keys, but they would all have to change at once.
-pub const PENDING_KEYS_MAX: usize = 4096;
+/// Most changed keys that wait for one subscription: 50 KB of names. Beyond it every item is told
+/// anew; of keys that were deleted meanwhile the subscription does not hear.
+pub const PENDING_KEYS_MAX: usize = 1024;
 
 /// The subscriptions of one store.
 #[derive(Default)]
@@ -37,8 +39,12 @@ struct Slot {
 struct Pending {
     order: VecDeque<Arc<str>>,
     known: BTreeSet<Arc<str>>,
-    left_out: u64,
+    /// Every item is to be told: those after this place, once the names above are.
+    rest: Option<After>,
 }
+
+/// Where a reading of every item goes on; `None` is the beginning.
+type After = Option<Bytes>;
 
 impl Subscribers {
     /// A new subscription to these keys of `items`.
@@ -63,7 +69,7 @@ impl Subscribers {
         let key: Arc<str> = key.into();
         self.slots().retain(|slot| {
             let Some(slot) = slot.upgrade() else { return false };
-            if slot.keys.is_empty() || slot.keys.contains(&*key) {
+            if slot.follows(&key) {
                 slot.pending().add(&key);
                 slot.told.notify_one();
             }
@@ -77,6 +83,10 @@ impl Subscribers {
 }
 
 impl Slot {
+    fn follows(&self, key: &str) -> bool {
+        self.keys.is_empty() || self.keys.contains(key)
+    }
+
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,19 +98,12 @@ impl Pending {
             return;
         }
         self.order.push_back(key.clone());
-        if self.order.len() > PENDING_KEYS_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-            self.left_out += 1;
-            if self.left_out.is_power_of_two() {
-                tracing::error!(
-                    key = &*oldest,
-                    left_out = self.left_out,
-                    "more than {PENDING_KEYS_MAX} changed keys wait for one subscription: the \
-                     oldest is left out"
-                );
-            }
+        if self.order.len() > PENDING_KEYS_MAX {
+            tracing::warn!(
+                "more than {PENDING_KEYS_MAX} changed keys wait for one subscription: every item is \
+                 told instead, but not which keys were deleted"
+            );
+            *self = Self { rest: Some(None), ..Self::default() };
         }
     }
 
@@ -124,23 +127,47 @@ struct Following {
     items: Arc<Items>,
 }
 
+impl Following {
+    fn tell(&self, key: Arc<str>) -> Result<Change> {
+        match self.items.get(&key) {
+            Ok(item) => Ok(Change { key: key.as_ref().to_owned(), item }),
+            Err(error) => {
+                self.slot.pending().put_back(key);
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds a page of keys to those that wait.
+    async fn read_on(&self, after: After) -> Result<()> {
+        let page = self.items.keys(after.as_deref()).await?;
+        let mut pending = self.slot.pending();
+        if pending.rest.as_ref() != Some(&after) {
+            // It begins anew.
+            return Ok(());
+        }
+        pending.rest = page.last().map(|(at, _)| Some(at.clone()));
+        for (_, key) in page.into_iter().filter(|(_, key)| self.slot.follows(key)) {
+            pending.add(&key);
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Changes for Following {
     async fn next(&mut self) -> Result<Change> {
         loop {
-            let key = self.slot.pending().take();
-            let Some(key) = key else {
+            let (key, rest) = {
+                let mut pending = self.slot.pending();
+                (pending.take(), pending.rest.clone())
+            };
+            match (key, rest) {
+                (Some(key), _) => return self.tell(key),
+                (None, Some(after)) => self.read_on(after).await?,
                 // A change between the look and this line has left its permit.
-                self.slot.told.notified().await;
-                continue;
-            };
-            return match self.items.get(&key) {
-                Ok(item) => Ok(Change { key: key.as_ref().to_owned(), item }),
-                Err(error) => {
-                    self.slot.pending().put_back(key);
-                    Err(error)
-                }
-            };
+                (None, None) => self.slot.told.notified().await,
+            }
         }
     }
 }
@@ -152,19 +179,20 @@ mod tests {
     #[test]
     fn a_key_waits_once_and_the_queue_has_an_end() {
         let mut pending = Pending::default();
-        for number in 0..3 * PENDING_KEYS_MAX {
-            let key: Arc<str> = format!("k{number}").into();
-            pending.add(&key);
-            pending.add(&key);
+        let key = |number: usize| Arc::<str>::from(format!("k{number}"));
+        for number in 0..PENDING_KEYS_MAX {
+            pending.add(&key(number));
+            pending.add(&key(number));
         }
-        assert_eq!(
-            (pending.order.len(), pending.known.len()),
-            (PENDING_KEYS_MAX, PENDING_KEYS_MAX)
-        );
-        assert_eq!(pending.left_out, 2 * PENDING_KEYS_MAX as u64);
-        let first = pending.take().unwrap();
-        assert_eq!(&*first, format!("k{}", 2 * PENDING_KEYS_MAX));
-        pending.put_back(first.clone());
-        assert_eq!(pending.take(), Some(first));
+        assert_eq!((pending.order.len(), pending.known.len()), (1024, 1024));
+        assert_eq!(pending.take(), Some(key(0)));
+        pending.put_back(key(0));
+        assert_eq!((pending.take(), pending.take()), (Some(key(0)), Some(key(1))));
+        assert_eq!(pending.rest, None);
+        for number in [0, 1, PENDING_KEYS_MAX] {
+            pending.add(&key(number));
+        }
+        assert_eq!((pending.order.len(), pending.known.len()), (0, 0));
+        assert_eq!(pending.rest, Some(None));
     }
 }

@@ -185,6 +185,16 @@ impl Items {
         entry.map(|entry| decode(&entry)).transpose()
     }
 
+    /// A page of keys, each with its place; empty at the end.
+    pub(super) async fn keys(&self, after: Option<&[u8]>) -> Result<Vec<(Bytes, Arc<str>)>> {
+        let page = self.page(ITEM, after).await?;
+        let key = |(at, entry): (Bytes, Entry)| {
+            let key = Arc::from(named(&(at.clone(), entry))?.0);
+            Some((at, key))
+        };
+        Ok(page.into_iter().filter_map(key).collect())
+    }
+
     async fn all(&self) -> Result<BTreeMap<String, Item>> {
         let mut items = BTreeMap::new();
         self.each(|key, entry| {

@@ -5,7 +5,8 @@
 
 use pillion_components::Kind;
 use pillion_components::configuration::{
-    Change, Changes, ConfigurationStore, ITEM_BYTES_MAX, KEY_BYTES_MAX, Write, Written,
+    Change, Changes, ConfigurationStore, ITEM_BYTES_MAX, KEY_BYTES_MAX, PENDING_KEYS_MAX, Write,
+    Written,
 };
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -62,7 +63,8 @@ async fn next(changes: &mut Box<dyn Changes>) -> (String, Option<String>) {
     (key, item.map(|item| item.value))
 }
 
-/// Whether nothing is told now: a change is there as soon as its write has answered.
+/// Whether nothing is told now: a change is there as soon as its write has answered. One that is
+/// there is gone then.
 async fn is_quiet(changes: &mut Box<dyn Changes>) -> bool {
     use std::task::Poll;
     let mut next = changes.next();
@@ -176,6 +178,39 @@ pub(crate) async fn changes_not_taken_are_one_and_the_last_counts(subject: Subje
     assert!(is_quiet(&mut changes).await);
 }
 
+/// A subscriber that was away while everything changed ends at what there is.
+pub(crate) async fn however_much_changes_the_last_values_are_told(subject: Subject) {
+    let store = &subject.store;
+    let keys: Vec<String> = (0..PENDING_KEYS_MAX + 200).map(|n| format!("k{n:04}")).collect();
+    let mut all = store.subscribe(&[]).await.unwrap();
+    let mut one = store.subscribe(&keys[1..2]).await.unwrap();
+    for key in &keys {
+        set(store, key, "1").await;
+    }
+    set(store, &keys[0], "2").await;
+    let expected: BTreeMap<String, String> = keys
+        .iter()
+        .map(|key| {
+            let value = match key {
+                key if *key == keys[0] => "2",
+                key if *key == keys[1] => "3",
+                _ => "1",
+            };
+            (key.clone(), value.to_owned())
+        })
+        .collect();
+    let mut told = BTreeMap::new();
+    while told != expected {
+        let (key, value) = next(&mut all).await;
+        told.insert(key, value.unwrap());
+        if told.len() == keys.len() / 2 {
+            set(store, &keys[1], "3").await;
+        }
+    }
+    assert_eq!(next(&mut one).await, change(&keys[1], Some("3")));
+    assert!(is_quiet(&mut one).await);
+}
+
 pub(crate) async fn what_is_there_already_is_no_change(subject: Subject) {
     let store = &subject.store;
     let item = |version: Option<&str>, unit: &str| {
@@ -278,6 +313,7 @@ macro_rules! conformance {
                 changes_are_told_in_order
                 a_change_wakes_one_who_waits
                 changes_not_taken_are_one_and_the_last_counts
+                however_much_changes_the_last_values_are_told
                 what_is_there_already_is_no_change
                 a_mark_is_kept_with_its_write
                 items_are_kept_across_a_restart

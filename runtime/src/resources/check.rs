@@ -104,7 +104,16 @@ fn drop_what_no_app_sees(found: &mut Found, apps: &[Placed<AppPlan>]) {
     };
     let links: Vec<_> = found.links.iter().map(|link| &link.value).collect();
     let is_linked = |name: &str| links.iter().any(|link| link.local == name || link.remote == name);
-    found.components.retain(|one| is_seen(&one.value.scopes) || is_linked(&one.value.name));
+    let feeding: Vec<String> = found
+        .components
+        .iter()
+        .filter(|one| is_seen(&one.value.scopes))
+        .filter_map(|one| source(&one.value).map(|(_, pubsub)| pubsub.to_owned()))
+        .collect();
+    found.components.retain(|one| {
+        let name = &one.value.name;
+        is_seen(&one.value.scopes) || is_linked(name) || feeding.contains(name)
+    });
     found.subscriptions.retain(|one| is_seen(&one.value.scopes));
     found.endpoints.retain(|one| is_seen(&one.value.scopes));
 }
@@ -124,22 +133,29 @@ fn components(found: &mut Found, defaults: Vec<ComponentPlan>, form: Form, repor
     }
 }
 
-/// The component whose topic feeds a configuration store.
+/// The component whose topic feeds a configuration store, and which setting names it.
+fn source(one: &ComponentPlan) -> Option<(usize, &str)> {
+    if !is_family(one, "configuration") {
+        return None;
+    }
+    one.settings.iter().enumerate().find_map(|(index, (name, setting))| match setting {
+        Setting::Text(pubsub) if name.eq_ignore_ascii_case("pubsubName") => {
+            Some((index, pubsub.as_str()))
+        }
+        _ => None,
+    })
+}
+
 fn check_source(
     one: &Placed<ComponentPlan>,
     components: &[Placed<ComponentPlan>],
     report: &Report,
 ) {
-    let is_source = |name: &str| name.eq_ignore_ascii_case("pubsubName");
-    let settings = one.value.settings.iter();
-    for (index, (name, setting)) in settings.enumerate().filter(|(_, (name, _))| is_source(name)) {
-        if is_family(&one.value, "configuration")
-            && let Setting::Text(pubsub) = setting
-            && let Err(text) = named(components, "pubsub", pubsub)
-        {
-            let place = one.place(&format!("spec.metadata.{index}"));
-            report.problem(format!("{place}: {name}: {text}"));
-        }
+    let Some((index, pubsub)) = source(&one.value).filter(|(_, pubsub)| !pubsub.is_empty()) else {
+        return;
+    };
+    if let Err(text) = named(components, "pubsub", pubsub) {
+        report.problem(format!("{}: {text}", one.place(&format!("spec.metadata.{index}.value"))));
     }
 }
 
