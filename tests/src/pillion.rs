@@ -6,6 +6,7 @@ use crate::tool::words;
 use crate::until;
 use bytes::Bytes;
 use hyper::Method;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -315,10 +316,17 @@ pub fn is_measured() -> bool {
     under().is_empty() && binary().components().any(|part| part.as_os_str() == "release")
 }
 
-/// A TCP port that nobody has now.
+/// A TCP port that nobody has now, and that was not given to anybody of this process before: two
+/// listeners of one command line must not get the same.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("a bound listener").port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = listener.local_addr().expect("a bound listener").port();
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return port;
+        }
+    }
 }
 
 /// A directory of a test, removed at its end.
