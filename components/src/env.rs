@@ -85,6 +85,22 @@ pub fn rfc3339_utc(unix_ms: u64) -> String {
     }
 }
 
+/// The machine's local time at a Unix second; the last day of 9999 beyond the calendar. The C
+/// library knows the zone: `TZ`, else `/etc/localtime`.
+pub fn local_time(second: i64) -> libc::tm {
+    // SAFETY: `tm` is numbers and a pointer, for which zero is a value.
+    let mut tm: libc::tm = unsafe { std::mem::zeroed() };
+    // 32 bits on 32-bit targets with musl, of which the C library is told so too.
+    #[allow(deprecated, reason = "the name stays when the type grows")]
+    let second = second as libc::time_t;
+    // SAFETY: both pointers are to values of this frame; localtime_r keeps neither.
+    let known = unsafe { !libc::localtime_r(&raw const second, &raw mut tm).is_null() };
+    if !known {
+        (tm.tm_year, tm.tm_mon, tm.tm_mday) = (9999 - 1900, 11, 31);
+    }
+    tm
+}
+
 /// A random (version 4) UUID in its usual text form.
 pub fn uuid() -> String {
     uuid::Uuid::new_v4().to_string()

@@ -15,7 +15,7 @@ pub mod embedded;
 pub mod in_memory;
 pub mod mqtt3;
 mod retained;
-mod stored;
+pub(crate) mod stored;
 
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};

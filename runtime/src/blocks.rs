@@ -3,6 +3,7 @@
 //! A block looks the component up, applies scopes, prefixes and limits of the app, calls the
 //! component and records what happened. It knows apps, not protocols.
 
+pub mod bindings;
 pub mod configuration;
 pub mod invoke;
 pub mod lock;
@@ -12,6 +13,7 @@ pub mod secrets;
 pub mod state;
 
 use crate::app::{App, Apps};
+use pillion_components::bindings::Binding;
 use pillion_components::configuration::ConfigurationStore;
 use pillion_components::lock::LockStore;
 use pillion_components::pubsub::PubSub;
@@ -34,6 +36,8 @@ pub struct Blocks {
     pub configuration: configuration::Configuration,
     /// Distributed locks.
     pub locks: lock::Locks,
+    /// Bindings.
+    pub bindings: Arc<bindings::Bindings>,
     /// Service invocation.
     pub invoke: invoke::Invocation,
     /// Every component, in the order of their start.
@@ -121,6 +125,8 @@ pub type SecretStores = Registry<dyn SecretStore>;
 pub type ConfigurationStores = Registry<dyn ConfigurationStore>;
 /// Lock stores by name.
 pub type LockStores = Registry<dyn LockStore>;
+/// Bindings by name.
+pub type BindingsByName = Registry<Binding>;
 
 /// A component as metadata shows it.
 #[derive(Debug, Clone)]

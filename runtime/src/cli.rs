@@ -65,6 +65,8 @@ pub struct Start {
     pub ask_config: bool,
     /// See `ask_config`.
     pub ask_subscriptions: bool,
+    /// Time for the app to say whether it wants the events of an input binding.
+    pub binding_probe_timeout: Duration,
     /// Keep serving for this long after the signal, or until the app is unhealthy.
     pub block_shutdown: Option<Duration>,
     /// Non-fatal remarks about flags and resources, to log.

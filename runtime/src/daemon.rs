@@ -13,6 +13,7 @@ mod wait;
 
 use crate::api::mqtt;
 use crate::app::Apps;
+use crate::blocks::bindings::Bindings;
 use crate::blocks::{Blocks, Notices, configuration, invoke, lock, pubsub, secrets, state};
 use crate::cli::{Form, Refusal, Start};
 use crate::deliver::Redelivery;
@@ -142,6 +143,7 @@ async fn build(start: Start) -> Result<Running, String> {
     }
     let topics = by_name(&components);
     let feeds = feeds::of(&components, &topics)?;
+    let bindings = Arc::new(Bindings::new(components.bindings));
     let apps = Arc::new(Apps::default());
     let blocks = Arc::new(Blocks {
         apps: apps.clone(),
@@ -151,13 +153,14 @@ async fn build(start: Start) -> Result<Running, String> {
         secrets: secrets::Secrets::new(components.secrets),
         configuration: configuration::Configuration::new(components.configuration),
         locks: lock::Locks::new(components.locks),
+        bindings: bindings.clone(),
         endpoints: endpoints
             .iter()
             .map(|endpoint| (endpoint.name.as_str().into(), endpoint.scopes.clone()))
             .collect(),
         invoke: invoke::Invocation::new(apps.clone(), endpoints),
         clock: clock.clone(),
-        notices: notices(storage.clone(), topics.clone()),
+        notices: notices(storage.clone(), topics.clone(), bindings.clone()),
     });
 
     let (intake_end, intake) = drain::channel();
@@ -173,9 +176,10 @@ async fn build(start: Start) -> Result<Running, String> {
         redelivery: if form == Form::Daprd { Redelivery::Once } else { Redelivery::BackOff },
         ask_subscriptions: start.ask_subscriptions,
         ask_config: start.ask_config,
+        probe_timeout: start.binding_probe_timeout,
     };
 
-    let metrics = open_metrics(&plan.gateway, &storage, &topics, &drains).await?;
+    let metrics = open_metrics(&plan.gateway, &storage, &topics, bindings, &drains).await?;
     let mqtt = open_mqtt(plan.gateway.mqtt.as_ref(), plan.mqtt_users, &topics, &clock, &drains);
     let mqtt = mqtt.await?;
     let mut hosted = Vec::new();
@@ -214,7 +218,7 @@ fn by_name(components: &Components) -> Topics {
 
 /// Storage that is damaged or full, messages dropped by the end of a queue, and an update that was
 /// on trial or rolled back when this process was started.
-fn notices(storage: Arc<LazyStorage>, topics: Topics) -> Notices {
+fn notices(storage: Arc<LazyStorage>, topics: Topics, bindings: Arc<Bindings>) -> Notices {
     Box::new(move || {
         let mut notices = Vec::new();
         if let Some(note) = update::note() {
@@ -223,14 +227,9 @@ fn notices(storage: Arc<LazyStorage>, topics: Topics) -> Notices {
         if let Some(trouble) = storage.trouble() {
             notices.push(("pillionStorage", trouble));
         }
-        let dropped: Vec<String> = topics
-            .iter()
-            .flat_map(|(name, component)| {
-                let dropping = |queue: &QueueStatus| queue.dropped_messages > 0;
-                component.queues().into_iter().filter(dropping).map(move |queue| {
-                    format!("{name} {}: {}", queue.consumer, queue.dropped_messages)
-                })
-            })
+        let dropped: Vec<String> = queues(&topics, &bindings)
+            .filter(|(_, queue)| queue.dropped_messages > 0)
+            .map(|(name, queue)| format!("{name} {}: {}", queue.consumer, queue.dropped_messages))
             .take(DROPPING_SHOWN_MAX)
             .collect();
         if !dropped.is_empty() {
@@ -240,10 +239,22 @@ fn notices(storage: Arc<LazyStorage>, topics: Topics) -> Notices {
     })
 }
 
+/// Every durable queue with the name of its component.
+fn queues<'a>(
+    topics: &'a Topics,
+    bindings: &Bindings,
+) -> impl Iterator<Item = (Arc<str>, QueueStatus)> + use<'a> {
+    let of_topics = topics.iter().flat_map(|(name, component)| {
+        component.queues().into_iter().map(move |queue| (name.clone(), queue))
+    });
+    of_topics.chain(bindings.queues())
+}
+
 async fn open_metrics(
     gateway: &Gateway,
     storage: &Arc<LazyStorage>,
     topics: &Topics,
+    bindings: Arc<Bindings>,
     drains: &Drains,
 ) -> Result<Option<SocketAddr>, String> {
     let Some(address) = gateway.metrics else { return Ok(None) };
@@ -252,21 +263,19 @@ async fn open_metrics(
     let (storage, topics) = (storage.clone(), topics.clone());
     let refresh = Arc::new(move || {
         storage.record();
-        record_queues(&topics);
+        record_queues(&topics, &bindings);
     });
     tokio::spawn(metrics::serve(listener, refresh, drains.serving.clone()));
     Ok(bound)
 }
 
-fn record_queues(topics: &Topics) {
-    for (name, component) in topics {
-        for queue in component.queues() {
-            let labels = [name, queue.consumer.as_str()];
-            let backlog = i64::try_from(queue.backlog_messages).unwrap_or(i64::MAX);
-            families::QUEUE_BACKLOG.with(&labels).set(backlog);
-            let dropped = families::QUEUE_DROPPED.with(&[name, &queue.consumer, "limit"]);
-            dropped.set(queue.dropped_messages);
-        }
+fn record_queues(topics: &Topics, bindings: &Bindings) {
+    for (name, queue) in queues(topics, bindings) {
+        let labels = [&*name, queue.consumer.as_str()];
+        let backlog = i64::try_from(queue.backlog_messages).unwrap_or(i64::MAX);
+        families::QUEUE_BACKLOG.with(&labels).set(backlog);
+        let dropped = families::QUEUE_DROPPED.with(&[&name, &queue.consumer, "limit"]);
+        dropped.set(queue.dropped_messages);
     }
 }
 
@@ -455,6 +464,7 @@ impl Running {
         let deadline = Instant::now() + self.gateway.limits.drain_timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
         let taken_in = self.intake.drained(left()).await;
+        let rested = self.host.blocks.bindings.rest(left()).await;
         if let Some(command) = self.command.take() {
             command.stop().await;
         }
@@ -465,7 +475,7 @@ impl Running {
         if let Err(error) = &closed {
             tracing::error!("closing storage: {error}");
         }
-        if taken_in && served && closed.is_ok() {
+        if taken_in && rested && served && closed.is_ok() {
             tracing::info!("Daprd shutdown gracefully");
             return true;
         }

@@ -3,12 +3,14 @@
 //! [`run`] keeps the list of subscriptions: those of resources, whose queues open at once and fill
 //! while the app is still away, and those the app tells when it is asked. Each has a worker
 //! (`worker`), which holds messages in lanes (`lanes`: order within a topic, topics side by side),
-//! makes events of them (`event`) and delivers them (`attempt`).
+//! makes events of them (`event`) and delivers them (`attempt`). [`inputs`] does the same for
+//! input bindings.
 
 mod ask;
 mod attempt;
 mod event;
 mod feed;
+pub mod inputs;
 mod lanes;
 mod measured;
 mod worker;

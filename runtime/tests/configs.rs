@@ -41,9 +41,15 @@ fn the_gateway_loads() {
 fn the_examples_load() {
     let (gateway, examples) = (configs().join("gateway"), configs().join("examples"));
     let mut paths = vec![gateway.clone()];
-    for name in
-        ["apps", "cloud-link", "configuration-and-locks", "endpoint", "file-secrets", "mqtt-users"]
-    {
+    for name in [
+        "apps",
+        "bindings",
+        "cloud-link",
+        "configuration-and-locks",
+        "endpoint",
+        "file-secrets",
+        "mqtt-users",
+    ] {
         let path = examples.join(name).with_extension("yaml");
         let (text, code) = cli::check(&[gateway.clone(), path.clone()]);
         assert_eq!(code, 0, "{}: {text}", path.display());
@@ -51,7 +57,7 @@ fn the_examples_load() {
     }
     // All of them at once do not stand in each other's way.
     let (text, code) = cli::check(&paths);
-    assert_eq!((text.as_str(), code), ("ok: 3 apps, 7 components, 1 subscriptions, 1 links\n", 0));
+    assert_eq!((text.as_str(), code), ("ok: 3 apps, 11 components, 1 subscriptions, 1 links\n", 0));
 
     let whole = examples.join("mqtt-tls");
     let others = ["components.yaml", "apps.yaml"].map(|name| gateway.join(name));

@@ -35,8 +35,6 @@ mod hub;
 #[cfg(feature = "tls")]
 mod peer;
 mod settings;
-#[cfg(feature = "tls")]
-mod tls;
 
 #[cfg(feature = "tls")]
 pub use peer::{Peer, peer};
@@ -68,7 +66,16 @@ const PUBLISH_OVERHEAD_BYTES: usize = 5 + 2 + 2;
 
 /// Opens it and returns at once; it connects by itself.
 pub fn open(options: &Options, context: &Context) -> Result<Arc<dyn PubSub>> {
-    let settings = Settings::read(options, context)?;
+    open_as(options, context, options.text("consumerID").unwrap_or(&context.app_id))
+}
+
+/// The same under a client id that the options do not name.
+pub(crate) fn open_as(
+    options: &Options,
+    context: &Context,
+    client_id: &str,
+) -> Result<Arc<dyn PubSub>> {
+    let settings = Settings::read(options, client_id)?;
     let (qos, retain) = (settings.qos, settings.retain);
     let packet_bytes_max = settings.packet_bytes_max;
     let hub = Arc::new(Hub::new(&settings, context.clock.clone()));

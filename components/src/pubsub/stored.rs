@@ -53,9 +53,9 @@ pub(super) struct Stored {
 impl Stored {
     pub(super) fn open(storage: Storage, context: &Context, settings: Settings) -> Result<Self> {
         let name = &context.name;
-        let id_prefix = format!("{name}-{}-", stream_id(&storage, name)?);
-        let retained = Retained::open(storage.clone(), name, context.clock.clone())?;
         let stream = format!("pubsub/{name}");
+        let id_prefix = format!("{name}-{}-", stream_id(&storage, &stream)?);
+        let retained = Retained::open(storage.clone(), name, context.clock.clone())?;
         let journal = Journal::open(storage, &stream, id_prefix, context.clock.clone())?;
         Ok(Self { journal, retained, settings })
     }
@@ -180,11 +180,11 @@ async fn stored(sent: Result<Option<InTransit>>) -> Result<()> {
     }
 }
 
-/// A short random text, drawn once per stream and kept with it: positions begin at one again in
-/// another data directory, ids of messages must not.
-fn stream_id(storage: &Storage, name: &str) -> Result<String> {
+/// A short random text, drawn once per stream and kept in the table of its name: positions begin
+/// at one again in another data directory, ids of messages must not.
+pub(crate) fn stream_id(storage: &Storage, stream: &str) -> Result<String> {
     const KEY: &[u8] = b"id";
-    let table = storage.table(&format!("pubsub/{name}"))?;
+    let table = storage.table(stream)?;
     if let Some(entry) = storage.get(table, KEY)?
         && let Ok(id) = std::str::from_utf8(&entry.value)
     {

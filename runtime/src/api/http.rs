@@ -5,6 +5,7 @@
 //! its requests and encodes its answers.
 
 mod absent;
+mod bindings;
 mod configuration;
 mod health;
 pub mod invoke;

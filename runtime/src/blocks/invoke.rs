@@ -3,6 +3,7 @@
 //! Apps of this process are one hop apart: the caller's request goes straight to the channel of
 //! the called app. Who calls whom is stamped on the request here, so that no caller can forge it.
 
+mod client;
 mod outside;
 mod pairs;
 
@@ -17,6 +18,8 @@ use pairs::Pairs;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
+
+pub use client::open as open_client;
 
 /// A call that did not reach its target, or had no answer.
 pub const DIRECT_INVOKE: Code = Code::plain("ERR_DIRECT_INVOKE", 500, Grpc::Internal);

@@ -21,6 +21,9 @@ const METRICS_PORT: u16 = 9090;
 /// Port of the developer's MQTT door.
 const MQTT_PORT: u16 = 1883;
 
+/// Default of `--app-binding-options-timeout`.
+const BINDING_PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Reads everything else: flags, environment, resources.
 pub(super) fn start(
     form: Form,
@@ -45,6 +48,8 @@ pub(super) fn start(
     let api_logging = arguments.switch("enable-api-logging", report);
     let data_dir = arguments.text("data-dir").map(PathBuf::from);
     let (ask_config, ask_subscriptions) = init_endpoints(&arguments, report);
+    let binding_probe_timeout =
+        arguments.duration("app-binding-options-timeout", report).unwrap_or(BINDING_PROBE_TIMEOUT);
     let block_shutdown = arguments.duration("dapr-block-shutdown-duration", report);
 
     let name = app_id.clone().unwrap_or_else(|| host_name().unwrap_or_else(|| "gateway".into()));
@@ -103,6 +108,7 @@ pub(super) fn start(
         command: arguments.command.unwrap_or_default(),
         ask_config,
         ask_subscriptions,
+        binding_probe_timeout,
         block_shutdown,
         warnings: report.take_warnings(),
     })))
@@ -142,8 +148,7 @@ fn refuse_what_would_be_wrong(arguments: &Arguments, report: &Report) {
     if let Some(mode) = arguments.text("mode").filter(|m| !m.eq_ignore_ascii_case("standalone")) {
         report.problem(format!("--mode is '{mode}': only standalone is supported, leave it out"));
     }
-    let duration = |name| arguments.duration(name, report);
-    let _ = (duration("actors-disseminate-timeout"), duration("app-binding-options-timeout"));
+    let _ = arguments.duration("actors-disseminate-timeout", report);
     let _ = arguments.number("scheduler-job-streams", report, 0..=u32::MAX);
 }
 

@@ -1,14 +1,17 @@
 //! Opening components: secret stores first, since others take their secrets from them.
 
-use crate::blocks::StateStores;
+use crate::blocks::invoke::open_client;
 use crate::blocks::state::Keys;
-use crate::blocks::{ConfigurationStores, LockStores, PubSubs, Registered, SecretStores, Shown};
+use crate::blocks::{BindingsByName, ConfigurationStores, LockStores, PubSubs, StateStores};
+use crate::blocks::{Registered, SecretStores, Shown};
 use crate::observe::metrics::families::{COMPONENT_INIT, COMPONENT_INIT_FAIL, COMPONENT_LOADED};
 use crate::resources::{ComponentPlan, EndpointPlan, Plan, Setting};
+use pillion_components::bindings;
 use pillion_components::configuration::{self, ConfigurationStore};
 use pillion_components::context::{Context, OpenStorage};
 use pillion_components::env::Clock;
 use pillion_components::error::{Error, Kind, Result};
+use pillion_components::http::OpenHttp;
 use pillion_components::lock::{self, LockStore};
 use pillion_components::options::Options;
 use pillion_components::pubsub::{self, PubSub};
@@ -25,6 +28,7 @@ pub(super) struct Components {
     pub(super) secrets: SecretStores,
     pub(super) configuration: ConfigurationStores,
     pub(super) locks: LockStores,
+    pub(super) bindings: BindingsByName,
     /// In the order of their start.
     pub(super) shown: Vec<Shown>,
 }
@@ -113,6 +117,12 @@ impl Opener<'_> {
             let store = (row.open)(&options, &context)?;
             capabilities = Vec::new();
             into.locks.insert(registered::<dyn LockStore>(plan, &options, store));
+        } else if let Some(row) = bindings::CATALOGUE.iter().find(|row| row.type_name == type_name)
+        {
+            let http: OpenHttp = Arc::new(open_client);
+            let binding = row.open(&options, &context, &http).await?;
+            capabilities = binding.capabilities();
+            into.bindings.insert(registered(plan, &options, Arc::new(binding)));
         } else {
             return Err(Error::new(
                 Kind::Unsupported,

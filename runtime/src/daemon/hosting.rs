@@ -6,7 +6,7 @@ use crate::app::channel::{CallError, Channel};
 use crate::app::{App, Apps, health};
 use crate::blocks::Blocks;
 use crate::body::Body;
-use crate::deliver::{self, Redelivery};
+use crate::deliver::{self, Redelivery, inputs};
 use crate::drain::{Drain, RequestExit};
 use crate::resources::{Access, AppPlan, Limits, SubscriptionPlan};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -32,6 +32,7 @@ pub(super) struct Host {
     pub(super) redelivery: Redelivery,
     pub(super) ask_subscriptions: bool,
     pub(super) ask_config: bool,
+    pub(super) probe_timeout: Duration,
 }
 
 /// Where the drains of an app's parts come from: deliveries stop before its listeners do.
@@ -91,10 +92,13 @@ impl Host {
             self.redelivery,
             drains.intake.clone(),
         );
-        // An app is asked for its configuration before its subscriptions.
+        let blocks = self.blocks.clone();
+        let inputs = inputs::run(app.clone(), blocks, self.probe_timeout, drains.intake.clone());
+        // An app is asked for its configuration before its subscriptions, and for those before
+        // its bindings.
         tokio::spawn(async move {
             answering.await;
-            deliveries.await;
+            tokio::join!(deliveries, inputs);
         });
     }
 

@@ -27,7 +27,7 @@ pub(super) const PAUSE_MIN: Duration = Duration::from_millis(500);
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Time for the app's answer. A handler that needs longer should answer first and work then.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Largest answer that may hold a status.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -109,7 +109,7 @@ impl Feed {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
-        add_metadata(headers, &held.delivery.message);
+        add_metadata(headers, &held.delivery.message.metadata);
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static(crate::blocks::pubsub::envelope::CLOUDEVENTS_JSON),
@@ -230,9 +230,9 @@ impl Feed {
     }
 }
 
-/// One header for each entry of the message's metadata that may be one.
-fn add_metadata(headers: &mut HeaderMap, message: &Message) {
-    for (name, value) in message.metadata.iter().take(HEADERS_MAX) {
+/// One header for each entry of an event's metadata that may be one.
+pub(super) fn add_metadata(headers: &mut HeaderMap, metadata: &[(String, String)]) {
+    for (name, value) in metadata.iter().take(HEADERS_MAX) {
         let name = HeaderName::from_bytes(name.as_bytes());
         let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) else { continue };
         if !is_ours(name.as_str()) {
@@ -340,7 +340,7 @@ mod tests {
         ];
         let metadata = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let mut headers = HeaderMap::new();
-        add_metadata(&mut headers, &Message { metadata, ..Message::default() });
+        add_metadata(&mut headers, &metadata);
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("cloudevent.type"));
     }

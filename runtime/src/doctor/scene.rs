@@ -24,7 +24,7 @@ const METRICS_PORT: u16 = 9090;
 const ENVIRONMENT_STORE: &str = "secretstores.local.env";
 
 /// Types of components that connect to a broker.
-const BROKER_TYPES: [&str; 2] = ["pubsub.mqtt3", "pubsub.mqtt"];
+const BROKER_TYPES: [&str; 4] = ["pubsub.mqtt3", "pubsub.mqtt", "bindings.mqtt3", "bindings.mqtt"];
 
 /// Where a component connects, or what is wrong with its settings.
 pub(super) type Broker = Result<mqtt3::Peer, (Level, String)>;

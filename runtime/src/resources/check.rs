@@ -7,7 +7,7 @@ use super::load::{Found, Placed, Wanted};
 use super::{AppPlan, ComponentPlan, FlowPlan, LinkPlan, Plan, Setting, SubscriptionPlan};
 use super::{Form, closest};
 use pillion_components::topic::Filter;
-use pillion_components::{configuration, lock, pubsub, secrets, state};
+use pillion_components::{bindings, configuration, lock, pubsub, secrets, state};
 use std::collections::BTreeMap;
 
 /// Makes the plan, with every problem in the report.
@@ -224,6 +224,7 @@ pub(crate) fn catalogue() -> Vec<&'static str> {
     names.extend(secrets::CATALOGUE.iter().map(|row| row.type_name));
     names.extend(configuration::CATALOGUE.iter().map(|row| row.type_name));
     names.extend(lock::CATALOGUE.iter().map(|row| row.type_name));
+    names.extend(bindings::CATALOGUE.iter().map(|row| row.type_name));
     names
 }
 

@@ -128,7 +128,7 @@ fn bad_components_are_told_with_their_line() {
     let c = component;
     for (text, line, part) in [
         (c("a", "state.redis", ""), 5, "known are state.redb, state.in-memory"),
-        (c("a", "bindings.cron", ""), 5, "pubsub.embedded"),
+        (c("a", "conversation.echo", ""), 5, "pubsub.embedded"),
         (c("a", "state.redb", "  version: v2\n"), 6, "only v1 is known"),
         (c("a", "state.redb", "  initTimeout: 5\n"), 6, "a duration such as"),
         (c("a", "state.redb", "  ignoreErrors: maybe\n"), 6, "write true or false"),

@@ -16,6 +16,7 @@ const TRAVEL: &[&str] = &[
     "date",
     "host",
     "keep-alive",
+    "metadata.date",
     "te",
     "transfer-encoding",
     "user-agent",
@@ -55,19 +56,21 @@ pub(crate) struct Context {
     app_port: u16,
     http_port: u16,
     /// What `{uuid}` in a request stands for: the last ETag, or the last id that was given.
+    dir: String,
     etag: String,
     /// The request under way carries [`TRACE`].
     traced: bool,
 }
 
 impl Context {
-    pub(crate) fn new(app_port: u16, http_port: u16) -> Self {
-        Self { app_port, http_port, etag: String::new(), traced: false }
+    pub(crate) fn new(app_port: u16, http_port: u16, dir: String) -> Self {
+        Self { app_port, http_port, dir, etag: String::new(), traced: false }
     }
 
     fn fill(&self, text: &str) -> String {
         text.replace("{app_port}", &self.app_port.to_string())
             .replace("{http_port}", &self.http_port.to_string())
+            .replace("{dir}", &self.dir)
     }
 
     /// The request of a case with its masks filled.
@@ -225,7 +228,8 @@ impl Context {
                 value.len() == 55 && value.starts_with("00-") && right
             }
             "{time}" => {
-                let time = |b: u8| b.is_ascii_digit() || b"TZ:.+-".contains(&b);
+                // RFC 3339, or Go's own with `+0000 UTC` behind it.
+                let time = |b: u8| b.is_ascii_digit() || b"TZ:.+- UC".contains(&b);
                 value.len() >= 20 && value.bytes().all(time)
             }
             _ => !value.contains(['"', ' ', ',']),

@@ -10,6 +10,7 @@ pub(crate) const REPLAYED: &[&str] = &[
     "invoke",
     "pubsub",
     "pubsub-declarative",
+    "bindings",
     "configuration-and-lock",
 ];
 
@@ -17,7 +18,6 @@ pub(crate) const REPLAYED: &[&str] = &[
 pub(crate) const NOT_YET: &[(&str, &str)] = &[
     ("actors", "no actors yet"),
     ("app-pipeline-and-health", "no middleware yet"),
-    ("bindings", "no bindings yet"),
     ("crypto", "no cryptography yet"),
     ("invoke-remote", "two processes do not find each other yet"),
     ("jobs", "no jobs yet"),
@@ -28,6 +28,9 @@ pub(crate) const NOT_YET: &[(&str, &str)] = &[
 
 /// Cases that are asked again until they are answered as recorded: time has to pass.
 pub(crate) const WAITS: &[&str] = &["ttl 1 over"];
+
+/// Requests that come to the app by the clock, between all others: a scenario and their path.
+pub(crate) const BEATS: &[(&str, &str)] = &[("bindings", "/tick")];
 
 /// Subscriptions that do not start: with routing rules, which are not evaluated yet.
 pub(crate) const SUBSCRIPTIONS_ABSENT: &[(&str, usize)] =
@@ -110,6 +113,7 @@ pub(crate) const KNOWN: &[Known] = &[
     known("pubsub-declarative", "invoke with token", "app header dapr-callee-app-id", STAMPED),
     known("pubsub-declarative", "invoke with token", "app header dapr-caller-namespace", STAMPED),
     known("configuration-and-lock", "lock broken", "message", DECODER),
+    known("bindings", "broken", "message", DECODER),
     known("secrets", "file num", "body", SECRET_NUMBER),
     known("secrets", "file nested:list:0", "body", SECRET_NUMBER),
     known("secrets", "multi nested", "body", SECRET_NUMBER),

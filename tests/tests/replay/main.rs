@@ -10,14 +10,18 @@ mod record;
 mod substitutes;
 
 use compare::Context;
+use hyper::ext::ReasonPhrase;
 use pillion_tests::{Answer, App, Asked, Pillion, Request, Setup, json, until};
-use record::{Case, Scenario};
+use record::{AppRequest, Case, Scenario};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the app's part of a case may take.
 const APP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the app may take to be asked what it is asked at the start.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 #[tokio::test]
 async fn state() {
@@ -54,6 +58,11 @@ async fn configuration_and_lock() {
     replay("configuration-and-lock").await;
 }
 
+#[tokio::test]
+async fn bindings() {
+    replay("bindings").await;
+}
+
 #[test]
 fn every_recording_is_replayed_or_named_as_not_yet() {
     let named: BTreeSet<&str> = known::NOT_YET.iter().map(|(name, _)| *name).collect();
@@ -71,7 +80,13 @@ async fn replay(name: &str) {
     let mut scenario = Scenario::read(name);
     substitutes::apply(&mut scenario);
     let answers = scenario.app_answers.clone();
-    let app = App::start(move |asked| app_answer(&answers, asked)).await;
+    let app = App::start(move |asked| {
+        let mut answer = app_answer(&answers, asked);
+        // The word that the recorded app wrote beside every status.
+        answer.extensions_mut().insert(ReasonPhrase::from_static(b"X"));
+        answer
+    })
+    .await;
     let mut setup = Setup::new();
     if !scenario.at_start.is_empty() {
         setup = setup.app(&app);
@@ -95,13 +110,14 @@ async fn replay(name: &str) {
         setup = setup.env(name, value);
     }
     let args: Vec<_> = scenario.args.iter().map(|arg| fill(&setup, arg)).collect();
+    let dir = setup.dir().display().to_string();
     let mut pillion = setup.args(args).start().await;
 
     let mut run = Run {
         scenario: &scenario,
-        context: Context::new(app.port, pillion.port),
+        context: Context::new(app.port, pillion.port, dir),
         app: &app,
-        seen: 0,
+        seen: Seen::default(),
         wrong: Vec::new(),
         excused: BTreeSet::new(),
     };
@@ -154,23 +170,29 @@ struct Run<'a> {
     scenario: &'a Scenario,
     context: Context,
     app: &'a App,
-    /// Requests of the app that cases have accounted for.
-    seen: usize,
+    seen: Seen,
     wrong: Vec<String>,
     /// Entries of the list of known differences that were met.
     excused: BTreeSet<usize>,
 }
 
+/// Requests to the app that cases have accounted for.
+#[derive(Default)]
+struct Seen {
+    beats: usize,
+    others: usize,
+}
+
 impl Run<'_> {
     /// Compares what the app was asked at the start, and waits until its subscriptions stand.
     async fn start(&mut self, pillion: &Pillion) {
-        let count = self.scenario.at_start.len();
-        let asked = self.app.asked_at_least(count).await;
-        self.seen = count;
-        for (expected, asked) in self.scenario.at_start.iter().zip(&asked) {
-            let differences = self.context.asked(expected, asked);
-            self.judge("at start", differences);
+        let scenario = self.scenario;
+        let asked = self.meanwhile(&scenario.at_start, PATIENCE).await;
+        let mut differences = compare::count(scenario.at_start.len(), &asked);
+        for (expected, asked) in scenario.at_start.iter().zip(&asked) {
+            differences.extend(self.context.asked(expected, asked));
         }
+        self.judge("at start", differences);
         let absent = known::SUBSCRIPTIONS_ABSENT.iter();
         let absent = absent.filter(|(name, _)| *name == self.scenario.name).map(|(_, n)| n);
         let subscriptions = self.scenario.subscriptions() - absent.sum::<usize>();
@@ -233,17 +255,45 @@ impl Run<'_> {
         if case.app.is_empty() {
             return;
         }
-        let end = self.seen + case.app.len();
         let absent = known::expects_fewer_app_requests(&self.scenario.name, &case.name);
         let patience = if absent { APP_PATIENCE / 20 } else { APP_PATIENCE };
-        let asked = self.app.asked_within(end, patience).await;
-        let meanwhile = asked.get(self.seen..end.min(asked.len())).unwrap_or_default();
-        self.seen += meanwhile.len();
-        let mut differences = compare::count(case.app.len(), meanwhile);
-        for (expected, asked) in case.app.iter().zip(meanwhile) {
+        let meanwhile = self.meanwhile(&case.app, patience).await;
+        let mut differences = compare::count(case.app.len(), &meanwhile);
+        for (expected, asked) in case.app.iter().zip(&meanwhile) {
             differences.extend(self.context.asked(expected, asked));
         }
         self.judge(&case.name, differences);
+    }
+
+    fn is_beat(&self, path: &str) -> bool {
+        known::BEATS.contains(&(self.scenario.name.as_str(), path))
+    }
+
+    /// The next requests to the app, in the order of those expected; fewer after `patience`.
+    async fn meanwhile(&mut self, expected: &[AppRequest], patience: Duration) -> Vec<Asked> {
+        let begun = Instant::now();
+        let beats = expected.iter().filter(|one| self.is_beat(&one.path)).count();
+        let others = expected.len() - beats;
+        let (beats_seen, others_seen) = (self.seen.beats, self.seen.others);
+        let found = until("requests to the app", || {
+            let asked = self.app.asked().into_iter();
+            let (beat, other): (Vec<_>, Vec<_>) = asked.partition(|one| self.is_beat(&one.path));
+            let beat: Vec<_> = beat.into_iter().skip(beats_seen).take(beats).collect();
+            let other: Vec<_> = other.into_iter().skip(others_seen).take(others).collect();
+            let whole = beat.len() == beats && other.len() == others;
+            let done = whole || begun.elapsed() >= patience;
+            std::future::ready(done.then_some((beat, other)))
+        })
+        .await;
+        let (mut beat, mut other) = (found.0.into_iter(), found.1.into_iter());
+        let next = |one: &AppRequest| {
+            if self.is_beat(&one.path) { beat.next() } else { other.next() }
+        };
+        let asked: Vec<Asked> = expected.iter().filter_map(next).collect();
+        let beats = asked.iter().filter(|one| self.is_beat(&one.path)).count();
+        self.seen.beats += beats;
+        self.seen.others += asked.len() - beats;
+        asked
     }
 
     /// Keeps what no entry of the list excuses.
@@ -259,7 +309,9 @@ impl Run<'_> {
     }
 
     fn report(mut self, pillion: &Pillion) {
-        for asked in self.app.asked().iter().skip(self.seen) {
+        let asked = self.app.asked().into_iter().filter(|one| !self.is_beat(&one.path));
+        let more: Vec<Asked> = asked.skip(self.seen.others).collect();
+        for asked in more {
             self.wrong.push(format!("the app was asked once more: {asked:?}"));
         }
         for (index, entry) in known::of(&self.scenario.name) {

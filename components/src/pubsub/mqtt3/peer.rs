@@ -1,10 +1,10 @@
 //! Where a component with some settings connects and who it is there, for a tool that looks
 //! whether it can, without a component that connects by itself.
 
-use super::settings::Address;
-use super::tls;
+use super::settings::{Address, TLS_NAMES};
 use crate::error::Result;
 use crate::options::Options;
+use crate::tls;
 use rustls::ClientConfig;
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub struct Peer {
 pub fn peer(options: &Options) -> Result<Peer> {
     let Address { tls: is_tls, host, port, username, password } =
         Address::parse(options.required("url")?)?;
-    let tls = Arc::new(tls::config(options)?);
+    let tls = Arc::new(tls::config(options, &TLS_NAMES)?);
     let text = |name| options.text(name).map(str::to_owned);
     Ok(Peer {
         host,

@@ -1,12 +1,15 @@
 //! Settings of one MQTT component: text becomes what the client needs.
 
 use super::PUBLISHES_MAX;
-use crate::context::Context;
 #[cfg(not(feature = "tls"))]
 use crate::error::WITHOUT_TLS;
 use crate::error::{Error, Kind, Result};
 use crate::options::Options;
+#[cfg(feature = "tls")]
+use crate::tls;
 use rumqttc::{AckMode, Broker, MqttOptions, QoS};
+#[cfg(feature = "tls")]
+use rumqttc::{TlsConfiguration, Transport};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,9 +47,8 @@ const CLIENT_ID_BYTES_MAX: usize = 256;
 
 impl Settings {
     /// Reads the options listed at the head of [`super`].
-    pub(super) fn read(options: &Options, context: &Context) -> Result<Self> {
+    pub(super) fn read(options: &Options, client_id: &str) -> Result<Self> {
         let address = Address::parse(options.required("url")?)?;
-        let client_id = options.text("consumerID").unwrap_or(&context.app_id);
         if client_id.is_empty() || client_id.len() > CLIENT_ID_BYTES_MAX {
             return Err(invalid(format!(
                 "metadata 'consumerID' is the client id: 1 to {CLIENT_ID_BYTES_MAX} bytes"
@@ -84,7 +86,7 @@ impl Settings {
             (None, _) => {}
         }
         #[cfg(feature = "tls")]
-        super::tls::set(&mut client, options, address.tls)?;
+        set_tls(&mut client, options, address.tls)?;
         #[cfg(not(feature = "tls"))]
         if address.tls {
             return Err(Error::new(Kind::Unsupported, format!("metadata 'url': {WITHOUT_TLS}")));
@@ -100,6 +102,22 @@ impl Settings {
             reconnect_max: options.duration("reconnectMaxInterval", RECONNECT_MAX)?,
         })
     }
+}
+
+/// The settings of TLS.
+#[cfg(feature = "tls")]
+pub(super) const TLS_NAMES: tls::Names =
+    tls::Names { authorities: "caCert", certificate: "clientCert", key: "clientKey" };
+
+/// Has the client use TLS if the URL asks for it. Without it the settings are still checked: what
+/// is wrong shall not come out later.
+#[cfg(feature = "tls")]
+fn set_tls(client: &mut MqttOptions, options: &Options, wanted: bool) -> Result<()> {
+    let config = tls::config(options, &TLS_NAMES)?;
+    if wanted {
+        client.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(config))));
+    }
+    Ok(())
 }
 
 /// What a URL says.
@@ -173,7 +191,7 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-pub(super) fn invalid(message: String) -> Error {
+fn invalid(message: String) -> Error {
     Error::new(Kind::Invalid, message)
 }
 

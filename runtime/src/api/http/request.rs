@@ -4,8 +4,10 @@ use super::measure::{Measure, method_label};
 use super::phase::{Phase, UnderWay};
 use super::route::{Kind, Route};
 use super::server::Door;
-use super::{Call, absent, configuration, empty, health, invoke, lock, metadata, publish, route};
-use super::{secrets, state};
+use super::{
+    Call, absent, bindings, configuration, empty, health, invoke, lock, metadata, publish, route,
+    secrets, state,
+};
 use crate::app::App;
 use crate::body::Body;
 use crate::error::{Code, Error, Grpc};
@@ -255,6 +257,7 @@ async fn dispatch(door: &Door, call: Call, route: Route<'_>, uri: &Uri) -> Respo
         Kind::Configuration => configuration::answer(call, blocks, route.name, route.rest).await,
         Kind::Lock => lock::try_lock(call, blocks, route.name).await,
         Kind::Unlock => lock::unlock(call, blocks, route.name).await,
+        Kind::Binding => bindings::invoke(call, blocks, route.name).await,
         Kind::Publish => publish::one(call, blocks, route.rest).await,
         Kind::BulkPublish => publish::bulk(call, blocks, route.rest).await,
         Kind::Invoke => invoke::by_path(call, blocks, route::after_invoke(uri.path())).await,

@@ -46,6 +46,11 @@ impl Tls {
         SHARED.get_or_init(|| Self(Arc::new(config()))).clone()
     }
 
+    /// With settings that a component brings along.
+    pub(crate) fn with(config: Arc<ClientConfig>) -> Self {
+        Self(config)
+    }
+
     /// The settings, for a caller with a socket of its own.
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
         self.0.clone()

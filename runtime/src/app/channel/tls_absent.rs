@@ -16,6 +16,10 @@ impl Tls {
         Self
     }
 
+    pub(crate) fn with(settings: pillion_components::http::ClientTls) -> Self {
+        match settings {}
+    }
+
     #[allow(clippy::unused_async, reason = "stands in for a handshake, which waits")]
     pub(super) async fn connect(&self, _host: &str, _stream: TcpStream) -> io::Result<TcpStream> {
         Err(io::Error::new(io::ErrorKind::Unsupported, pillion_components::WITHOUT_TLS))

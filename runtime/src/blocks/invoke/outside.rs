@@ -41,9 +41,9 @@ struct Hosts {
 
 /// A host's connections and how to address it.
 #[derive(Clone)]
-struct Host {
-    pool: Arc<Pool>,
-    name: HeaderValue,
+pub(super) struct Host {
+    pub(super) pool: Arc<Pool>,
+    pub(super) name: HeaderValue,
 }
 
 /// A URL that paths are put behind.
@@ -150,19 +150,19 @@ impl From<EndpointPlan> for Endpoint {
 }
 
 /// The parts of an absolute URL.
-struct Url<'a> {
+pub(super) struct Url<'a> {
     /// Scheme and authority as written.
     origin: &'a str,
     authority: &'a str,
     host: String,
     port: u16,
-    secure: bool,
+    pub(super) secure: bool,
     /// Without the slash at its end.
-    path: &'a str,
+    pub(super) path: &'a str,
 }
 
 impl<'a> Url<'a> {
-    fn parse(text: &'a str) -> Result<Self, String> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, String> {
         let wrong = |why: &str| format!("{text:?} is not a URL to call: {why}");
         let uri: Uri = text.parse().map_err(|_| wrong("it does not parse"))?;
         let secure = match uri.scheme() {
@@ -192,11 +192,16 @@ impl<'a> Url<'a> {
     }
 
     fn host(&self) -> Host {
-        let address = Address::new(&self.host, self.port, self.secure.then(Tls::to_outside));
+        self.host_by(Tls::to_outside(), CALLS_MAX)
+    }
+
+    /// With TLS of its own, for so many calls at a time.
+    pub(super) fn host_by(&self, tls: Tls, calls_max: usize) -> Host {
+        let address = Address::new(&self.host, self.port, self.secure.then_some(tls));
         // What stands before an `@` is for the server's door, not for its name.
         let name = self.authority.rsplit('@').next().unwrap_or(self.authority);
         Host {
-            pool: Pool::new(address, CALLS_MAX),
+            pool: Pool::new(address, calls_max),
             // Parsed as an authority already, so these are header bytes.
             name: HeaderValue::from_str(name).unwrap_or(HeaderValue::from_static("")),
         }

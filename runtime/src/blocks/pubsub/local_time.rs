@@ -1,5 +1,6 @@
 //! The time of an event: RFC 3339 in the machine's zone, to the second.
 
+use pillion_components::env::local_time;
 use std::sync::{Mutex, PoisonError};
 
 /// RFC 3339 without a fraction: `2026-01-31T23:59:59+01:00`.
@@ -17,26 +18,10 @@ impl LocalTime {
         let second = i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.0 != second || last.1.is_empty() {
-            *last = (second, format(&local(second)));
+            *last = (second, format(&local_time(second)));
         }
         last.1.clone()
     }
-}
-
-/// The C library knows the machine's zone: `TZ`, else `/etc/localtime`.
-fn local(second: i64) -> libc::tm {
-    // SAFETY: `tm` is numbers and a pointer, for which zero is a value.
-    let mut tm: libc::tm = unsafe { std::mem::zeroed() };
-    // 32 bits on 32-bit targets with musl, of which the C library is told so too.
-    #[allow(deprecated, reason = "the name stays when the type grows")]
-    let second = second as libc::time_t;
-    // SAFETY: both pointers are to values of this frame; localtime_r keeps neither.
-    let known = unsafe { !libc::localtime_r(&raw const second, &raw mut tm).is_null() };
-    if !known {
-        // Beyond the calendar.
-        (tm.tm_year, tm.tm_mon, tm.tm_mday) = (9999 - 1900, 11, 31);
-    }
-    tm
 }
 
 fn format(tm: &libc::tm) -> Text {
@@ -64,7 +49,7 @@ mod tests {
     use super::*;
 
     fn tm(offset_s: i64) -> libc::tm {
-        // SAFETY: as above.
+        // SAFETY: `tm` is numbers and a pointer, for which zero is a value.
         let mut tm: libc::tm = unsafe { std::mem::zeroed() };
         (tm.tm_year, tm.tm_mon, tm.tm_mday) = (126, 0, 31);
         (tm.tm_hour, tm.tm_min, tm.tm_sec) = (23, 59, 59);
@@ -81,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_time_beyond_the_calendar_is_its_end() {
-        assert!(format(&local(i64::MAX)).starts_with("9999-12-31"));
+        assert!(format(&local_time(i64::MAX)).starts_with("9999-12-31"));
     }
 
     #[test]

@@ -165,6 +165,9 @@ impl Rig {
             secrets: Secrets::new(SecretStores::default()),
             configuration: crate::blocks::configuration::Configuration::new(Default::default()),
             locks: crate::blocks::lock::Locks::new(Default::default()),
+            bindings: std::sync::Arc::new(crate::blocks::bindings::Bindings::new(
+                Default::default(),
+            )),
             invoke: Invocation::new(apps.clone(), Vec::new()),
             apps,
             shown: Vec::new(),

@@ -79,6 +79,34 @@ pub static CONFIGURATION_FED: Family<Counter> = Family::new(
     &["component", "outcome"],
 );
 
+/// Calls of output bindings.
+pub static OUTPUT_BINDING_COUNT: Family<Counter> = Family::new(
+    "dapr_component_output_binding_count",
+    "Calls of output bindings",
+    &["app_id", "component", "namespace", "operation", "success"],
+);
+
+/// How long output bindings took.
+pub static OUTPUT_BINDING_LATENCY: Family<Histogram> = Family::new(
+    "dapr_component_output_binding_latencies",
+    "Time of a call of an output binding in milliseconds",
+    &["app_id", "component", "namespace", "operation", "success"],
+);
+
+/// Events of input bindings delivered to apps.
+pub static INPUT_BINDING_COUNT: Family<Counter> = Family::new(
+    "dapr_component_input_binding_count",
+    "Events of input bindings delivered to apps",
+    &["app_id", "component", "namespace", "success"],
+);
+
+/// How long apps took with an event.
+pub static INPUT_BINDING_LATENCY: Family<Histogram> = Family::new(
+    "dapr_component_input_binding_latencies",
+    "Time an app took with an event of an input binding in milliseconds",
+    &["app_id", "component", "namespace", "success"],
+);
+
 /// Messages published.
 pub static PUBSUB_EGRESS_COUNT: Family<Counter> = Family::new(
     "dapr_component_pubsub_egress_count",
@@ -264,6 +292,10 @@ pub fn write_all(out: &mut String) {
     CONFIGURATION_COUNT.write(out);
     CONFIGURATION_LATENCY.write(out);
     CONFIGURATION_FED.write(out);
+    OUTPUT_BINDING_COUNT.write(out);
+    OUTPUT_BINDING_LATENCY.write(out);
+    INPUT_BINDING_COUNT.write(out);
+    INPUT_BINDING_LATENCY.write(out);
     PUBSUB_EGRESS_COUNT.write(out);
     PUBSUB_EGRESS_LATENCY.write(out);
     PUBSUB_EGRESS_BULK_COUNT.write(out);

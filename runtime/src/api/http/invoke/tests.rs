@@ -82,6 +82,9 @@ impl Door {
             secrets: secrets::Secrets::new(SecretStores::default()),
             configuration: crate::blocks::configuration::Configuration::new(Default::default()),
             locks: crate::blocks::lock::Locks::new(Default::default()),
+            bindings: std::sync::Arc::new(crate::blocks::bindings::Bindings::new(
+                Default::default(),
+            )),
             invoke: Invocation::new(apps.clone(), endpoints),
             apps,
             shown: Vec::new(),

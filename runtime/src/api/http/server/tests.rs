@@ -91,6 +91,7 @@ async fn serve_with(limits: Limits, token: Option<&str>) -> Served {
         secrets: Secrets::new(SecretStores::default()),
         configuration: crate::blocks::configuration::Configuration::new(Default::default()),
         locks: crate::blocks::lock::Locks::new(Default::default()),
+        bindings: std::sync::Arc::new(crate::blocks::bindings::Bindings::new(Default::default())),
         invoke: Invocation::new(apps, Vec::new()),
         shown: Vec::new(),
         endpoints: Vec::new(),

@@ -1,32 +1,32 @@
-//! TLS of one MQTT component: PEM text becomes what the client needs.
+//! TLS of one component: PEM text in its settings becomes what a client needs.
 
-use super::settings::invalid;
 use crate::error::{Error, Kind, Result};
 use crate::options::Options;
-use rumqttc::{MqttOptions, TlsConfiguration, Transport};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 
-/// Reads `caCert`, `clientCert` and `clientKey`, and has the client use them if the URL asks for
-/// TLS. Without it they are still checked: what is wrong shall not come out later.
-pub(super) fn set(client: &mut MqttOptions, options: &Options, wanted: bool) -> Result<()> {
-    let config = config(options)?;
-    if wanted {
-        client.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(config))));
-    }
-    Ok(())
+/// Names of the three settings, which differ between kinds of components.
+pub(crate) struct Names {
+    /// Authorities that are trusted.
+    pub(crate) authorities: &'static str,
+    /// Our own certificate chain.
+    pub(crate) certificate: &'static str,
+    /// Its private key.
+    pub(crate) key: &'static str,
 }
 
-/// The authorities of `caCert`, else those of the web, and our certificate if there is one.
-pub(super) fn config(options: &Options) -> Result<ClientConfig> {
+/// The authorities that the settings name, else those of the web, and our certificate if there
+/// is one. Each is PEM text or the path of a file.
+pub(crate) fn config(options: &Options, names: &Names) -> Result<ClientConfig> {
+    let Names { authorities, certificate, key } = *names;
     let mut roots = RootCertStore::empty();
-    match pem(options, "caCert")? {
+    match pem(options, authorities)? {
         Some(text) => {
-            for certificate in certificates("caCert", &text)? {
+            for certificate in certificates(authorities, &text)? {
                 roots.add(certificate).map_err(|error| {
-                    invalid(format!("metadata 'caCert': not an authority: {error}"))
+                    invalid(format!("metadata '{authorities}': not an authority: {error}"))
                 })?;
             }
         }
@@ -37,18 +37,18 @@ pub(super) fn config(options: &Options) -> Result<ClientConfig> {
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::new(Kind::Internal, format!("TLS: {error}")))?
         .with_root_certificates(roots);
-    match (pem(options, "clientCert")?, pem(options, "clientKey")?) {
+    match (pem(options, certificate)?, pem(options, key)?) {
         (None, None) => Ok(builder.with_no_client_auth()),
-        (Some(chain), Some(key)) => {
-            let chain = certificates("clientCert", &chain)?;
+        (Some(chain), Some(text)) => {
+            let chain = certificates(certificate, &chain)?;
             // The error of the parser is left out: it could quote the key.
-            let key = PrivateKeyDer::from_pem_slice(&key)
-                .map_err(|_| invalid("metadata 'clientKey' holds no PEM private key".into()))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| {
-                invalid(format!("metadata 'clientCert' and 'clientKey' do not fit: {error}"))
+            let private = PrivateKeyDer::from_pem_slice(&text)
+                .map_err(|_| invalid(format!("metadata '{key}' holds no PEM private key")))?;
+            builder.with_client_auth_cert(chain, private).map_err(|error| {
+                invalid(format!("metadata '{certificate}' and '{key}' do not fit: {error}"))
             })
         }
-        _ => Err(invalid("metadata 'clientCert' and 'clientKey' go together".into())),
+        _ => Err(invalid(format!("metadata '{certificate}' and '{key}' go together"))),
     }
 }
 
@@ -73,4 +73,8 @@ fn certificates(name: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>>
         return Err(invalid(format!("metadata '{name}' holds no PEM certificate")));
     }
     Ok(found)
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(Kind::Invalid, message)
 }
