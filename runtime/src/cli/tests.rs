@@ -161,7 +161,10 @@ fn wrong_lines_say_what_to_change() {
         ("serv x", "did you mean 'serve'?"),
         ("python app.py", "the app's own command comes after --"),
         ("serve", "write pillion serve DIR"),
-        ("serve /tmp --app-port 5", "means nothing to `pillion serve`"),
+        (
+            concat!("serve ", env!("CARGO_MANIFEST_DIR"), "/src --app-port 5"),
+            "means nothing to `pillion serve`",
+        ),
         ("check", "write pillion check DIR"),
         ("run --resources-path /does/not/exist", "name a directory of resources"),
         ("run --config /does/not/exist", "/does/not/exist: cannot be read"),
@@ -228,7 +231,7 @@ fn one_job_then_exit() {
         ("doctor a b", "one gateway"),
         ("doctor --app-id x", "--app-id means nothing to `pillion doctor`"),
         ("check a --offline", "--offline means nothing to `pillion check`"),
-        ("run --json", "is for `pillion check`"),
+        ("run --json", "is for pillion check, doctor"),
         ("check a -- b", "no command"),
     ] {
         let error = parse_with(line, &[]).expect_err(line);
@@ -300,7 +303,7 @@ fn updates_are_asked_for_in_one_way() {
     let nowhere = parse_with("update image --config /nowhere", &env).expect_err("no resources");
     assert!(nowhere.contains("--config"), "{nowhere}");
     let elsewhere = parse_with("serve /etc/pillion --revert", &[]).expect_err("not a flag of it");
-    assert!(elsewhere.contains("--revert belongs to `pillion update`"), "{elsewhere}");
+    assert!(elsewhere.contains("--revert is for pillion update"), "{elsewhere}");
 }
 
 /// What is started says what is wrong with its command line; launching only needs to know where

@@ -84,6 +84,7 @@ pub(super) struct Engine {
     /// Nothing is sent before.
     not_before_ms: Option<u64>,
     backoff: Backoff,
+    /// Without an answer.
     sent: usize,
     /// The flow that was served last.
     last: usize,
@@ -265,7 +266,7 @@ impl Engine {
     fn send_all(&mut self, now_ms: u64) -> Option<u64> {
         loop {
             let (next, wake_ms) = self.next_flow(now_ms);
-            let Some(index) = next.filter(|_| self.sent < WINDOW) else { return wake_ms };
+            let Some(index) = next.filter(|_| self.open() < WINDOW) else { return wake_ms };
             self.last = index;
             let Some(flow) = self.flows.get_mut(index) else { return wake_ms };
             let Some(entry) = flow.waiting.pop_front() else { return wake_ms };
@@ -283,6 +284,12 @@ impl Engine {
             flow.sent.push_back((entry, Answer::Awaited));
             self.sent += 1;
         }
+    }
+
+    /// Messages sent and not done with: those without an answer, and those whose answer is held back
+    /// by one before them. All of them would come again after a cut.
+    fn open(&self) -> usize {
+        self.flows.iter().map(|flow| flow.sent.len()).sum()
     }
 
     /// The flow whose turn it is: of those with something to send and a token the one with the
