@@ -39,6 +39,10 @@ pub(super) const PAGE: usize = 4096;
 /// Bytes before the records of a batch.
 pub(super) const HEADER: usize = 36;
 
+/// Most bytes of a batch, as a segment has no more: a header that says more is damaged, and sums
+/// with its length would not fit 32 bits.
+pub(super) const BATCH_BYTES_MAX: u32 = 1 << 30;
+
 const MAGIC: [u8; 4] = *b"PLG1";
 
 /// First byte of every record; another one is from a later release.
@@ -73,7 +77,8 @@ impl BatchHead {
             clock_ms: u64::from_le_bytes(*clock_ms),
             len: u32::from_le_bytes(*len),
         };
-        (*magic == MAGIC && head.sequence > 0).then_some((head, u32::from_le_bytes(*crc)))
+        let fits = head.len <= BATCH_BYTES_MAX - HEADER as u32;
+        (*magic == MAGIC && head.sequence > 0 && fits).then_some((head, u32::from_le_bytes(*crc)))
     }
 
     /// Completes a batch: `batch` holds room for the header and the records.
@@ -502,5 +507,23 @@ mod tests {
         assert!(for_each(&[0xee, 1], |_, _| Ok(())).is_err());
         assert!(BatchHead::parse(&[0; 40]).is_none());
         assert!(BatchHead::parse(b"PLG1").is_none());
+    }
+
+    #[test]
+    fn a_damaged_length_is_no_header() {
+        let mut batch = vec![0; HEADER];
+        BatchHead::seal(1, 2, 3, &mut batch);
+        let most = BATCH_BYTES_MAX - HEADER as u32;
+        for (len, is_header) in
+            [(most, true), (most + 1, false), (u32::MAX - 4096, false), (u32::MAX, false)]
+        {
+            batch[32..36].copy_from_slice(&len.to_le_bytes());
+            let parsed = BatchHead::parse(&batch);
+            assert_eq!(parsed.is_some(), is_header, "{len}");
+            if let Some((head, crc)) = parsed {
+                assert_eq!(head.padded(), 1 << 30);
+                assert!(!is_whole(&batch, &head, crc));
+            }
+        }
     }
 }

@@ -21,7 +21,7 @@ const SEGMENTS_MIN: usize = 3;
 
 /// Bounds of a segment. Places count in 32 bits, and a batch needs some pages.
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+const SEGMENT_BYTES_MAX: u64 = super::format::BATCH_BYTES_MAX as u64;
 
 /// The log takes this part of the quota at most.
 const LOG_PART: u64 = 4;
