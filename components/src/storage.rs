@@ -31,6 +31,7 @@ mod keys;
 mod log;
 mod open;
 mod read;
+mod room;
 mod stream;
 mod tend;
 mod tree;

@@ -5,6 +5,8 @@
 //! transaction, the sequence up to which this holds. What is too much for one transaction goes
 //! ahead in steps that are not durable alone: a crash between them leaves the tree as it was.
 
+mod release;
+
 use super::format::{self, Logged, Meta};
 use super::keys::Place;
 use super::log::segments::{Read, Segments};
@@ -14,13 +16,15 @@ use super::tree::{
 };
 use crate::error::{Error, Kind, Result};
 use redb::{ReadableTable, Table, WriteTransaction};
+use release::leave_room;
+pub(super) use release::{shrink, sweep};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Changes that are gathered before a step is written.
 const STEP_CHANGES: usize = 16 * 1024;
 
-/// Records that one step removes from the tree, and expired values that one sweep does.
-const STEP_REMOVALS: usize = 4096;
+/// Rows that one step removes from the tree.
+pub(super) const STEP_REMOVALS: usize = 4096;
 
 /// Above this size the tree writes down its free pages, so that opening it after a crash does not
 /// walk through all of it.
@@ -37,12 +41,14 @@ pub(super) struct Exact {
     pub(super) positions: Vec<u64>,
 }
 
-/// Brings batches up to `upto` into the tree. Answers the new meta row.
+/// Brings batches up to `upto` into the tree. Answers the new meta row. With `leaves_room` it fails
+/// when there is no room to remove things afterwards.
 pub(super) fn run(
     tree: &Tree,
     segments: &Segments,
     upto: u64,
     exact: Option<&Exact>,
+    leaves_room: bool,
 ) -> Result<Meta> {
     let mut pass = Pass::load(tree, segments)?;
     let from = pass.meta.sequence;
@@ -60,67 +66,14 @@ pub(super) fn run(
     while pass.freed.len() > STEP_REMOVALS || pass.has_more_removals {
         pass.write(None)?;
     }
-    pass.write(Some(Last::Sequence))?;
+    pass.write(Some(Last::Sequence { leaves_room }))?;
     Ok(pass.meta)
-}
-
-/// Only removes what batches up to `upto` leave nothing of, to make room in a tree that cannot
-/// grow. The tree stays at its sequence: the same batches come again.
-pub(super) fn shrink(tree: &Tree, segments: &Segments, upto: u64) -> Result<()> {
-    let mut pass = Pass::load(tree, segments)?;
-    segments.visit(pass.meta.sequence, upto, |read| pass.take(read))?;
-    pass.keys.retain(|_, place| place.is_none());
-    pass.appends.clear();
-    pass.changed.clear();
-    pass.meta = tree.meta()?;
-    pass.write(Some(Last::Shrink))
-}
-
-/// Removes values that have expired, a bounded number. Answers whether there may be more.
-pub(super) fn sweep(tree: &Tree, now_ms: u64) -> Result<bool> {
-    let due = tree.with(|database| {
-        use redb::ReadableDatabase;
-        let transaction = database.begin_read().map_err(wrong)?;
-        let expiries = transaction.open_table(EXPIRIES).map_err(wrong)?;
-        let end = now_ms.saturating_add(1).to_be_bytes();
-        let mut due = Vec::new();
-        for row in expiries.range::<&[u8]>(..&end[..]).map_err(wrong)?.take(STEP_REMOVALS) {
-            due.push(row.map_err(wrong)?.0.value().to_vec());
-        }
-        Ok(due)
-    })?;
-    if due.is_empty() {
-        return Ok(false);
-    }
-    let mut meta = tree.meta()?;
-    write(tree, |transaction| {
-        let mut states = transaction.open_table(STATE).map_err(wrong)?;
-        let mut expiries = transaction.open_table(EXPIRIES).map_err(wrong)?;
-        for row in &due {
-            let (Some(expires), Some(key)) = (row.first_chunk::<8>(), row.get(8..)) else {
-                continue;
-            };
-            let still = match states.get(key).map_err(wrong)? {
-                Some(record) => format::decode_state(record.value())?.0.expires_ms,
-                None => None,
-            };
-            if still == Some(u64::from_be_bytes(*expires))
-                && let Some(record) = states.remove(key).map_err(wrong)?
-            {
-                meta.live_bytes = meta.live_bytes.saturating_sub(row_bytes(key, record.value()));
-            }
-            expiries.remove(&**row).map_err(wrong)?;
-        }
-        drop((states, expiries));
-        put_meta(transaction, &meta)
-    })?;
-    Ok(due.len() == STEP_REMOVALS)
 }
 
 /// What the last step of a pass writes besides.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
-    Sequence,
+    Sequence { leaves_room: bool },
     Shrink,
 }
 
@@ -139,6 +92,8 @@ struct Pass<'a> {
     /// Stretches of streams that a consumer is done with: first and last position.
     freed: Vec<(u32, u64, u64)>,
     has_more_removals: bool,
+    /// Records that one transaction removes.
+    removals_max: usize,
 }
 
 impl<'a> Pass<'a> {
@@ -160,6 +115,7 @@ impl<'a> Pass<'a> {
             changed: BTreeSet::new(),
             freed: Vec::new(),
             has_more_removals: false,
+            removals_max: STEP_REMOVALS,
         })
     }
 
@@ -226,10 +182,14 @@ impl<'a> Pass<'a> {
             self.write_keys(transaction, &keys)?;
             self.write_appends(transaction, &appends)?;
             self.remove_freed(transaction)?;
-            if last == Some(Last::Sequence) {
+            if matches!(last, Some(Last::Sequence { .. })) {
                 self.write_consumers(transaction)?;
             }
-            put_meta_if(transaction, &self.meta, last.is_some())
+            put_meta_if(transaction, &self.meta, last.is_some())?;
+            match last {
+                Some(Last::Sequence { leaves_room: true }) => leave_room(transaction),
+                _ => Ok(()),
+            }
         };
         match last {
             Some(_) => write(tree, run),
@@ -308,7 +268,7 @@ impl<'a> Pass<'a> {
     /// Removes a bounded number of records that nobody wants any more.
     fn remove_freed(&mut self, transaction: &WriteTransaction) -> Result<()> {
         let mut records = transaction.open_table(RECORDS).map_err(wrong)?;
-        let mut left = STEP_REMOVALS;
+        let (mut left, removals_max) = (STEP_REMOVALS, self.removals_max);
         let mut remaining = Vec::new();
         for (stream, first, last) in std::mem::take(&mut self.freed) {
             if left == 0 {
@@ -316,10 +276,14 @@ impl<'a> Pass<'a> {
                 continue;
             }
             let followers = self.followers.entry(stream).or_default();
-            let (seen, removed) =
-                remove_records(&mut records, stream, first, last, left, |position, record| {
-                    Ok(!followers.any_wants(position, format::decode_record(record)?.0.topic))
-                })?;
+            let (seen, removed) = remove_records(
+                &mut records,
+                stream,
+                first,
+                last,
+                (left, removals_max),
+                |it, record| Ok(!followers.any_wants(it, format::decode_record(record)?.0.topic)),
+            )?;
             self.meta.live_bytes = self.meta.live_bytes.saturating_sub(removed);
             match seen {
                 Some(seen) => {
@@ -355,14 +319,14 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Removes records of a stretch, looking at `looks_max` at most. Answers where it stopped early,
-/// and the bytes removed.
+/// Removes records of a stretch, looking at so many and removing so many at most. Answers where it
+/// stopped early, and the bytes removed.
 fn remove_records(
     records: &mut Table<'_, &'static [u8], &'static [u8]>,
     stream: u32,
     first: u64,
     last: u64,
-    looks_max: usize,
+    (looks_max, removals_max): (usize, usize),
     mut is_done: impl FnMut(u64, &[u8]) -> Result<bool>,
 ) -> Result<(Option<u64>, u64)> {
     if first > last {
@@ -379,7 +343,7 @@ fn remove_records(
             gone.push(position);
         }
         looks += 1;
-        if looks == looks_max {
+        if looks >= looks_max || gone.len() >= removals_max {
             seen = Some(position);
             break;
         }

@@ -1,10 +1,13 @@
 //! The seam to the disk: a directory of files. Under it tests put a simulated one.
 
 use crate::error::{Error, Kind, Result};
+use std::ffi::CString;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +16,10 @@ use std::sync::Arc;
 pub(super) trait DiskFile: Debug + Send + Sync {
     fn len(&self) -> io::Result<u64>;
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes the file at least `len` bytes long and takes room on the medium for all of it, holes
+    /// too: later writes into it find their room. Fails and leaves the file as long as it was
+    /// when there is not enough; `Unsupported` where the filesystem cannot do it.
+    fn reserve(&self, len: u64) -> io::Result<()>;
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Returns once everything written before is on the medium, the length too.
@@ -33,6 +40,8 @@ pub(super) trait Disk: Debug + Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Returns once new names, renames and removals are on the medium.
     fn sync_names(&self) -> io::Result<()>;
+    /// Bytes that are free for us, about.
+    fn room(&self) -> io::Result<u64>;
 }
 
 impl DiskFile for File {
@@ -41,6 +50,32 @@ impl DiskFile for File {
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         File::set_len(self, len)
+    }
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let before = self.metadata()?.len();
+        let Ok(end) = libc::off_t::try_from(len) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        loop {
+            // SAFETY: the descriptor is open as long as `self` is; the call touches no memory.
+            if unsafe { libc::fallocate(self.as_raw_fd(), 0, 0, end) } == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            // What there was room for may have been taken: ext4 keeps it.
+            if before < len {
+                File::set_len(self, before)?;
+            }
+            return Err(match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) => {
+                    io::ErrorKind::Unsupported.into()
+                }
+                _ => error,
+            });
+        }
     }
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         FileExt::read_exact_at(self, bytes, offset)
@@ -145,5 +180,17 @@ impl Disk for Directory {
     }
     fn sync_names(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+    fn room(&self) -> io::Result<u64> {
+        let path = CString::new(self.path.as_os_str().as_bytes())?;
+        let mut found = MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: the path ends in a zero, and `found` has room for what the call writes.
+        if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call succeeded, so it has written all of it.
+        let found = unsafe { found.assume_init() };
+        #[allow(clippy::useless_conversion, reason = "these are 32 bits wide on some targets")]
+        Ok(u64::from(found.f_bavail).saturating_mul(u64::from(found.f_frsize)))
     }
 }

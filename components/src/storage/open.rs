@@ -3,9 +3,10 @@
 use super::disk::{Directory, Disk};
 use super::engine::{Below, Engine};
 use super::formats::Formats;
-use super::keeper::{Keeper, ballast_bytes};
+use super::keeper::Keeper;
 use super::log::segments::{self, Segments};
 use super::log::{self, Log, Pace};
+use super::room::{Room, ballast_bytes};
 use super::tend::{Progress, tend};
 use super::tree::{Opened, Tree, free_name};
 use super::{OnDisk, Shared, Storage, StorageOptions};
@@ -85,7 +86,8 @@ impl Storage {
         let active = recovered.active.filter(|_| recovered.damaged.is_empty());
         let next_sequence = recovered.last.max(meta.sequence) + 1;
         let log_thread = log::start(Arc::clone(&log), options.clock, next_sequence, active)?;
-        let (keeper, keeper_thread) = Keeper::start(below.clone(), ballast_bytes(quota_bytes))?;
+        let (keeper, keeper_thread) =
+            Keeper::start(below.clone(), Room::new(quota_bytes, meta.store))?;
         engine.reserve()?;
         let progress = Progress::after(in_tree, recovered.bytes);
         let log_bytes = segment_bytes * count as u64;

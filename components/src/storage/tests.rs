@@ -5,6 +5,7 @@
 mod crash;
 mod disk;
 mod faults;
+mod full;
 mod laws;
 mod model;
 mod sim;

@@ -11,6 +11,13 @@
 //!
 //! Records are drawn in `format.rs`. Space of what was removed is used again by later checkpoints,
 //! and given back to the filesystem where it lies at the end of the file.
+//!
+//! The file has no holes where the filesystem can reserve room: it grows with all its blocks or
+//! not at all. redb picks pages anywhere in it, and a page without a block would find a full disk
+//! in the middle of a commit, one of deletes too. redb doubles a file that is too small; where
+//! that is too much, [`Tree::reopen`] makes it larger by what there is.
+
+mod backend;
 
 use super::Record;
 use super::disk::{Disk, DiskFile};
@@ -18,7 +25,8 @@ use super::format::{self, Meta};
 use super::stream::{Follower, any_matches};
 use crate::error::{Error, Kind, Result};
 use crate::topic::Filter;
-use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
+use backend::{Backend, reserve};
+use redb::{Database, ReadableDatabase, TableDefinition};
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +43,12 @@ pub(super) const META: Definition = TableDefinition::new("meta");
 const NAME: &str = "tree.redb";
 /// Under this name a tree is made, so that a crash while it is made leaves no half of one.
 const NAME_NEW: &str = "tree.new";
+
+/// Size of a page of redb.
+const PAGE: u64 = 4096;
+
+/// Least growth of the file that is worth opening it again.
+pub(super) const GROWTH_MIN: u64 = 64 << 10;
 
 /// Records that one read looks at, at most: others wait meanwhile.
 const LOOKS_MAX: usize = 4096;
@@ -68,13 +82,17 @@ impl Tree {
         let written = Arc::new(AtomicU64::new(0));
         let mut damaged = None;
         if names.iter().any(|name| name == NAME) {
+            // Holes are from an earlier release, or a copy. Without room for them it must do.
+            let file = disk.open(NAME)?;
+            if let Err(error) = file.len().and_then(|len| file.reserve(len)) {
+                tracing::debug!(%error, "there may be holes in the tree");
+            }
             let whole =
                 catch_unwind(AssertUnwindSafe(|| open_file(&disk, NAME, cache_bytes, &written)))
                     .unwrap_or_else(|_| Err(Error::new(Kind::Corrupted, "redb gave up on it")))
                     .and_then(|database| Ok((read_meta(&database)?, database)));
             match whole {
                 Ok((meta, database)) => {
-                    let file = disk.open(NAME)?;
                     let database = RwLock::new(Some(database));
                     let reopened = AtomicU64::new(0);
                     let tree = Tree { disk, file, cache_bytes, database, reopened, written };
@@ -119,15 +137,28 @@ impl Tree {
         }
     }
 
-    /// Opens the file again: after an I/O error redb refuses every write until then. Answers what
-    /// the file holds; what was not durable is gone.
-    pub(super) fn reopen(&self) -> Result<()> {
+    /// Opens the file again: after an I/O error redb refuses every write until then. What was not
+    /// durable is gone. With `grow` the file becomes larger meanwhile, if there is room: redb takes
+    /// a file that is longer than it left it. Answers whether it did.
+    pub(super) fn reopen(&self, grow: bool) -> Result<bool> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         *database = None;
         self.reopened.fetch_add(1, Ordering::Relaxed);
+        let has_grown = grow && self.grow();
         let again = open_file(&self.disk, NAME, self.cache_bytes, &self.written)?;
         *database = Some(again);
-        Ok(())
+        Ok(has_grown)
+    }
+
+    /// Makes the file larger: doubled at most, by half of what is free at most.
+    fn grow(&self) -> bool {
+        let (Ok(room), Ok(len)) = (self.disk.room(), self.file.len()) else { return false };
+        let growth = len.min((room / 2).max(GROWTH_MIN)) / PAGE * PAGE;
+        growth > 0
+            && room >= GROWTH_MIN
+            && reserve(self.disk.as_ref(), self.file.as_ref(), len + growth)
+                .and_then(|()| self.file.sync())
+                .is_ok()
     }
 
     /// How often the file was opened again: steps that are not durable alone are gone with it.
@@ -149,7 +180,7 @@ impl Tree {
     ) -> Result<Option<T>> {
         match self.try_state(table, key, &read) {
             Err(error) if error.kind() == Kind::Unavailable => {
-                self.reopen()?;
+                self.reopen(false)?;
                 self.try_state(table, key, &read)
             }
             found => found,
@@ -303,7 +334,8 @@ fn open_file(
     cache_bytes: usize,
     written: &Arc<AtomicU64>,
 ) -> Result<Database> {
-    let backend = Backend { file: disk.open(name)?, written: Arc::clone(written) };
+    let backend =
+        Backend { disk: Arc::clone(disk), file: disk.open(name)?, written: Arc::clone(written) };
     let mut builder = redb::Builder::new();
     builder.set_cache_size(cache_bytes);
     builder.create_with_backend(backend).map_err(wrong)
@@ -358,31 +390,5 @@ pub(super) fn wrong(error: impl Into<redb::Error>) -> Error {
         redb::Error::PreviousIo => Error::new(Kind::Unavailable, "tree: an earlier write failed"),
         redb::Error::Corrupted(text) => Error::new(Kind::Corrupted, format!("tree: {text}")),
         error => Error::new(Kind::Internal, format!("tree: {error}")),
-    }
-}
-
-/// redb on our seam.
-#[derive(Debug)]
-struct Backend {
-    file: Arc<dyn DiskFile>,
-    written: Arc<AtomicU64>,
-}
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
-        self.file.write_all_at(data, offset)
     }
 }

@@ -1,6 +1,9 @@
 //! A disk in memory that remembers every write and sync, can fail, and can say what a power cut
 //! would have left.
 //!
+//! Room is counted as filesystems do: in pages, of which a hole takes none. A file that was only
+//! made longer is a hole; a write into it takes room, and so does a reservation.
+//!
 //! Everything that happens to it has a number. After a cut at number n, what was synced before n
 //! is there. Of the rest each write, rename and removal may be there or not, in any order, and a
 //! write may be torn at a sector.
@@ -12,6 +15,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const SECTOR: usize = 512;
+const PAGE: usize = 4096;
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -43,8 +47,12 @@ struct State {
     base: (Vec<Vec<u8>>, BTreeMap<String, usize>),
     remembers: bool,
     faults: Option<Faults>,
-    /// Bytes that all files together may have.
+    /// Which pages of each file are on the medium; the others are holes.
+    there: Vec<Vec<bool>>,
+    /// Bytes of pages that all files together may have.
     capacity: Option<usize>,
+    /// It cannot reserve: room is taken by writes alone.
+    is_lazy: bool,
     writes: u64,
 }
 
@@ -83,9 +91,23 @@ impl SimDisk {
         self.state().capacity = capacity;
     }
 
+    /// Makes it one that cannot reserve.
+    pub(in super::super) fn set_lazy(&self) {
+        self.state().is_lazy = true;
+    }
+
+    pub(in super::super) fn capacity(&self) -> usize {
+        self.state().capacity.unwrap_or(usize::MAX)
+    }
+
+    /// Bytes that are free.
+    pub(in super::super) fn room(&self) -> usize {
+        self.capacity().saturating_sub(self.used())
+    }
+
+    /// Bytes of pages that are in use.
     pub(in super::super) fn used(&self) -> usize {
-        let state = self.state();
-        state.names.values().filter_map(|file| state.files.get(*file)).map(Vec::len).sum()
+        self.state().used()
     }
 
     /// Sizes of the files whose names begin so.
@@ -93,6 +115,13 @@ impl SimDisk {
         let state = self.state();
         let files = state.names.iter().filter(|(name, _)| name.starts_with(begin));
         files.map(|(_, file)| state.files[*file].len()).collect()
+    }
+
+    /// Bytes of a file that are in no page.
+    pub(in super::super) fn holes(&self, name: &str) -> usize {
+        let state = self.state();
+        let Some(file) = state.names.get(name) else { return 0 };
+        state.there[*file].iter().filter(|is_there| !**is_there).count() * PAGE
     }
 
     /// Calls that can fail, so far.
@@ -150,7 +179,8 @@ impl Cuts {
             land_name(&self.events[*index], &mut names);
         }
         let base = (files.clone(), names.clone());
-        let state = State { files, names, base, remembers: true, ..State::default() };
+        let there = files.iter().map(|file| vec![true; file.len().div_ceil(PAGE)]).collect();
+        let state = State { files, names, base, there, remembers: true, ..State::default() };
         SimDisk(Arc::new(Mutex::new(state)))
     }
 
@@ -248,16 +278,23 @@ impl State {
         Ok(())
     }
 
-    fn grow(&self, file: usize, end: usize) -> io::Result<()> {
-        let used: usize =
-            self.names.values().filter_map(|file| self.files.get(*file)).map(Vec::len).sum();
-        let more = end.saturating_sub(self.files[file].len());
-        match self.capacity {
-            Some(capacity) if more > 0 && used + more > capacity => {
-                Err(io::ErrorKind::StorageFull.into())
-            }
-            _ => Ok(()),
+    fn used(&self) -> usize {
+        let there = self.names.values().filter_map(|file| self.there.get(*file));
+        there.flatten().filter(|is_there| **is_there).count() * PAGE
+    }
+
+    /// Takes room for these bytes of a file: all of it or none.
+    fn take(&mut self, file: usize, from: usize, end: usize) -> io::Result<()> {
+        let pages = from / PAGE..end.div_ceil(PAGE);
+        let has = |page: &usize| self.there[file].get(*page).copied().unwrap_or(false);
+        let more = pages.clone().filter(|page| !has(page)).count() * PAGE;
+        if more > 0 && self.capacity.is_some_and(|capacity| self.used() + more > capacity) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
+        let there = &mut self.there[file];
+        there.resize(there.len().max(pages.end), false);
+        there[pages].fill(true);
+        Ok(())
     }
 }
 
@@ -269,6 +306,7 @@ impl Disk for SimDisk {
             None => {
                 state.step()?;
                 state.files.push(Vec::new());
+                state.there.push(Vec::new());
                 let file = state.files.len() - 1;
                 state.names.insert(name.to_owned(), file);
                 state.event(Event::Create { file, name: name.to_owned() });
@@ -301,6 +339,9 @@ impl Disk for SimDisk {
         state.event(Event::SyncNames);
         Ok(())
     }
+    fn room(&self) -> io::Result<u64> {
+        Ok(SimDisk::room(self) as u64)
+    }
 }
 
 impl DiskFile for SimFile {
@@ -310,9 +351,22 @@ impl DiskFile for SimFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.disk.state();
         state.step()?;
-        state.grow(self.file, len as usize)?;
         state.files[self.file].resize(len as usize, 0);
+        state.there[self.file].resize((len as usize).div_ceil(PAGE), false);
         state.event(Event::SetLen { file: self.file, len: len as usize });
+        Ok(())
+    }
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        if state.is_lazy {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        state.step()?;
+        state.take(self.file, 0, len as usize)?;
+        if state.files[self.file].len() < len as usize {
+            state.files[self.file].resize(len as usize, 0);
+            state.event(Event::SetLen { file: self.file, len: len as usize });
+        }
         Ok(())
     }
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
@@ -325,7 +379,7 @@ impl DiskFile for SimFile {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.state();
         state.step()?;
-        state.grow(self.file, offset as usize + bytes.len())?;
+        state.take(self.file, offset as usize, offset as usize + bytes.len())?;
         put(&mut state.files[self.file], offset as usize, bytes);
         let (file, offset) = (self.file, offset as usize);
         if state.remembers {
