@@ -51,6 +51,10 @@ impl Kind {
 pub const WITHOUT_TLS: &str =
     "this build has no TLS: install the package pillion, or build with the feature tls";
 
+/// What a build without the feature `crypto` answers where a crypto component is asked for.
+pub const WITHOUT_CRYPTO: &str =
+    "this build has no cryptography: install the package pillion, or build with the feature crypto";
+
 /// A kind, a message for the person who called, and where it came from.
 ///
 /// The message says what to change and never carries a secret.

@@ -5,6 +5,8 @@
 
 pub mod bindings;
 pub mod configuration;
+#[cfg(feature = "crypto")]
+pub mod crypto;
 pub mod invoke;
 pub mod lock;
 pub mod pubsub;
@@ -15,6 +17,8 @@ pub mod state;
 use crate::app::{App, Apps};
 use pillion_components::bindings::Binding;
 use pillion_components::configuration::ConfigurationStore;
+#[cfg(feature = "crypto")]
+use pillion_components::crypto::CryptoProvider;
 use pillion_components::lock::LockStore;
 use pillion_components::pubsub::PubSub;
 use pillion_components::secrets::SecretStore;
@@ -38,6 +42,9 @@ pub struct Blocks {
     pub locks: lock::Locks,
     /// Bindings.
     pub bindings: Arc<bindings::Bindings>,
+    /// Cryptography.
+    #[cfg(feature = "crypto")]
+    pub crypto: crypto::Crypto,
     /// Service invocation.
     pub invoke: invoke::Invocation,
     /// Every component, in the order of their start.
@@ -127,6 +134,10 @@ pub type ConfigurationStores = Registry<dyn ConfigurationStore>;
 pub type LockStores = Registry<dyn LockStore>;
 /// Bindings by name.
 pub type BindingsByName = Registry<Binding>;
+
+/// Crypto providers by name.
+#[cfg(feature = "crypto")]
+pub type CryptoProviders = Registry<dyn CryptoProvider>;
 
 /// A component as metadata shows it.
 #[derive(Debug, Clone)]

@@ -3,6 +3,8 @@
 mod command;
 mod components;
 mod feeds;
+#[cfg(feature = "crypto")]
+mod fetch;
 mod hosting;
 mod join;
 mod listeners;
@@ -154,6 +156,8 @@ async fn build(start: Start) -> Result<Running, String> {
         configuration: configuration::Configuration::new(components.configuration),
         locks: lock::Locks::new(components.locks),
         bindings: bindings.clone(),
+        #[cfg(feature = "crypto")]
+        crypto: crate::blocks::crypto::Crypto::new(components.crypto),
         endpoints: endpoints
             .iter()
             .map(|endpoint| (endpoint.name.as_str().into(), endpoint.scopes.clone()))

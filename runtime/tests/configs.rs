@@ -46,6 +46,7 @@ fn the_examples_load() {
         "bindings",
         "cloud-link",
         "configuration-and-locks",
+        "crypto",
         "endpoint",
         "file-secrets",
         "mqtt-users",
@@ -57,7 +58,7 @@ fn the_examples_load() {
     }
     // All of them at once do not stand in each other's way.
     let (text, code) = cli::check(&paths);
-    assert_eq!((text.as_str(), code), ("ok: 3 apps, 11 components, 1 subscriptions, 1 links\n", 0));
+    assert_eq!((text.as_str(), code), ("ok: 3 apps, 13 components, 1 subscriptions, 1 links\n", 0));
 
     let whole = examples.join("mqtt-tls");
     let others = ["components.yaml", "apps.yaml"].map(|name| gateway.join(name));

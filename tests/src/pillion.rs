@@ -61,10 +61,12 @@ impl Setup {
         self
     }
 
-    /// Writes a file beside the resources.
+    /// Writes a file beside the resources, or in a folder there.
     #[must_use]
     pub fn file(self, name: &str, text: &str) -> Self {
-        fs::write(self.dir.path().join(name), text).expect("a writable file");
+        let path = self.dir.path().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a writable folder");
+        fs::write(path, text).expect("a writable file");
         self
     }
 

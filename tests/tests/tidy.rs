@@ -25,10 +25,10 @@ const RUNTIME_MUST_NOT_NAME: &[(&str, &[&str])] = &[
 
 /// A part of `components/src` and the modules it must not name.
 const COMPONENTS_MUST_NOT_NAME: &[(&str, &[&str])] = &[
-    ("storage", &["journal", "state", "secrets"]),
-    ("journal", &["state", "secrets"]),
-    ("env", &["storage", "journal", "state", "pubsub", "secrets"]),
-    ("topic", &["storage", "journal", "state", "pubsub", "secrets"]),
+    ("storage", &["journal", "state", "secrets", "crypto"]),
+    ("journal", &["state", "secrets", "crypto"]),
+    ("env", &["storage", "journal", "state", "pubsub", "secrets", "crypto"]),
+    ("topic", &["storage", "journal", "state", "pubsub", "secrets", "crypto"]),
 ];
 
 /// State machines: no sockets, clocks, tasks or files inside.

@@ -7,6 +7,8 @@
 mod absent;
 mod bindings;
 mod configuration;
+#[cfg(feature = "crypto")]
+mod crypto;
 mod health;
 pub mod invoke;
 mod json;

@@ -29,6 +29,8 @@ pub(super) struct Components {
     pub(super) configuration: ConfigurationStores,
     pub(super) locks: LockStores,
     pub(super) bindings: BindingsByName,
+    #[cfg(feature = "crypto")]
+    pub(super) crypto: crate::blocks::CryptoProviders,
     /// In the order of their start.
     pub(super) shown: Vec<Shown>,
 }
@@ -123,6 +125,8 @@ impl Opener<'_> {
             let binding = row.open(&options, &context, &http).await?;
             capabilities = binding.capabilities();
             into.bindings.insert(registered(plan, &options, Arc::new(binding)));
+        } else if let Some(opened) = open_crypto(plan, &options, into).await {
+            capabilities = opened?;
         } else {
             return Err(Error::new(
                 Kind::Unsupported,
@@ -155,6 +159,34 @@ impl Opener<'_> {
             })
         })
     }
+}
+
+/// Opens a crypto provider, if it is one of ours.
+#[cfg(feature = "crypto")]
+async fn open_crypto(
+    plan: &ComponentPlan,
+    options: &Arc<Options>,
+    into: &mut Components,
+) -> Option<Result<Vec<&'static str>>> {
+    use pillion_components::crypto::{CATALOGUE, CryptoProvider};
+    let row = CATALOGUE.iter().find(|row| row.type_name == plan.type_name)?;
+    let opened = (row.open)(options, Arc::new(super::fetch::Http)).await;
+    Some(opened.map(|provider| {
+        let capabilities = provider.capabilities().to_vec();
+        into.crypto.insert(registered::<dyn CryptoProvider>(plan, options, provider));
+        capabilities
+    }))
+}
+
+/// A build without cryptography has none.
+#[cfg(not(feature = "crypto"))]
+#[allow(clippy::unused_async, reason = "stands in for an opening, which waits")]
+async fn open_crypto(
+    _plan: &ComponentPlan,
+    _options: &Arc<Options>,
+    _into: &mut Components,
+) -> Option<Result<Vec<&'static str>>> {
+    None
 }
 
 /// Settings that the block reads by itself; a component need not know them.

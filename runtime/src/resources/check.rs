@@ -7,7 +7,7 @@ use super::load::{Found, Placed, Wanted};
 use super::{AppPlan, ComponentPlan, FlowPlan, LinkPlan, Plan, Setting, SubscriptionPlan};
 use super::{Form, closest};
 use pillion_components::topic::Filter;
-use pillion_components::{bindings, configuration, lock, pubsub, secrets, state};
+use pillion_components::{WITHOUT_CRYPTO, bindings, configuration, lock, pubsub, secrets, state};
 use std::collections::BTreeMap;
 
 /// Makes the plan, with every problem in the report.
@@ -201,7 +201,11 @@ fn check_type(one: &mut Placed<ComponentPlan>, report: &Report) -> bool {
     let same = |known: &&&str| known.split('.').next() == Some(family);
     let of_family: Vec<&str> = names.iter().filter(same).copied().collect();
     let hint = known((if of_family.is_empty() { names } else { of_family }).into_iter());
-    let reason = format!("spec.type is '{written}', which this build does not have: {hint}");
+    let reason = if family == "crypto" && cfg!(not(feature = "crypto")) {
+        format!("spec.type is '{written}': {WITHOUT_CRYPTO}")
+    } else {
+        format!("spec.type is '{written}', which this build does not have: {hint}")
+    };
     if one.value.ignore_errors {
         report.warning(format!(
             "{place}: Ignoring error processing component: process component {name} error: {reason}"
@@ -225,6 +229,8 @@ pub(crate) fn catalogue() -> Vec<&'static str> {
     names.extend(configuration::CATALOGUE.iter().map(|row| row.type_name));
     names.extend(lock::CATALOGUE.iter().map(|row| row.type_name));
     names.extend(bindings::CATALOGUE.iter().map(|row| row.type_name));
+    #[cfg(feature = "crypto")]
+    names.extend(pillion_components::crypto::CATALOGUE.iter().map(|row| row.type_name));
     names
 }
 

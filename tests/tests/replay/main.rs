@@ -39,6 +39,11 @@ async fn secrets() {
 }
 
 #[tokio::test]
+async fn crypto() {
+    replay("crypto").await;
+}
+
+#[tokio::test]
 async fn invoke() {
     replay("invoke").await;
 }
@@ -110,12 +115,11 @@ async fn replay(name: &str) {
         setup = setup.env(name, value);
     }
     let args: Vec<_> = scenario.args.iter().map(|arg| fill(&setup, arg)).collect();
-    let dir = setup.dir().display().to_string();
     let mut pillion = setup.args(args).start().await;
 
     let mut run = Run {
         scenario: &scenario,
-        context: Context::new(app.port, pillion.port, dir),
+        context: Context::new(app.port, &pillion),
         app: &app,
         seen: Seen::default(),
         wrong: Vec::new(),

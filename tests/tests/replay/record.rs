@@ -100,6 +100,9 @@ impl Scenario {
 
 impl Case {
     fn read(case: &Value) -> Self {
+        if let Some(encrypted) = case["encrypted_base64"].as_str() {
+            return Self::decryption(case, encrypted);
+        }
         let (request, response) = (&case["request"], &case["response"]);
         let note = request["body_note"].as_str().unwrap_or_default();
         Self {
@@ -113,6 +116,32 @@ impl Case {
             answer_headers: texts(&response["headers"]),
             answer_body: String::from_utf8_lossy(&body(response)).into_owned(),
             app: case["app"].as_array().into_iter().flatten().map(AppRequest::read).collect(),
+        }
+    }
+}
+
+impl Case {
+    /// What was encrypted, to be decrypted.
+    fn decryption(case: &Value, encrypted: &str) -> Self {
+        let plain = match case["plain_base64"].as_str() {
+            Some(encoded) => STANDARD.decode(encoded).expect("base64"),
+            None => b"0123456789".repeat(7_000),
+        };
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        Self {
+            name: text(&case["name"]),
+            method: "PUT".to_owned(),
+            path: "/v1.0-alpha1/crypto/vault/decrypt".to_owned(),
+            headers: Vec::new(),
+            body: STANDARD.decode(encrypted).expect("base64"),
+            failed: false,
+            status: Some(200),
+            answer_headers: vec![
+                header("content-type", "application/octet-stream"),
+                header("traceparent", "{trace}"),
+            ],
+            answer_body: String::from_utf8(plain).expect("a text"),
+            app: Vec::new(),
         }
     }
 }

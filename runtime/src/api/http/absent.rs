@@ -10,6 +10,7 @@ use crate::error::{Code, Error, Grpc};
 use hyper::Response;
 
 const BINDING: Code = Code::plain("ERR_INVOKE_OUTPUT_BINDING", 500, Grpc::Internal);
+#[cfg(not(feature = "crypto"))]
 const CRYPTO: Code = Code::plain("ERR_CRYPTO_PROVIDERS_NOT_CONFIGURED", 500, Grpc::Internal);
 const ACTOR: Code = Code::plain("ERR_ACTOR_NO_PLACEMENT", 400, Grpc::Unavailable);
 const CONVERSATION: Code = Code::plain("ERR_CONVERSATION_NOT_FOUND", 400, Grpc::InvalidArgument);
@@ -24,6 +25,7 @@ pub(super) fn answer(app: &App, kind: Kind, name: &str) -> Response<Body> {
             );
             Error::new(BINDING, what)
         }
+        #[cfg(not(feature = "crypto"))]
         Kind::Crypto => Error::new(CRYPTO, "crypto providers not configured"),
         Kind::JobSchedule => job(app, "schedule", "DAPR_SCHEDULER_SCHEDULE_JOB"),
         Kind::JobGet => job(app, "get", "DAPR_SCHEDULER_GET_JOB"),

@@ -262,6 +262,8 @@ async fn dispatch(door: &Door, call: Call, route: Route<'_>, uri: &Uri) -> Respo
         Kind::BulkPublish => publish::bulk(call, blocks, route.rest).await,
         Kind::Invoke => invoke::by_path(call, blocks, route::after_invoke(uri.path())).await,
         Kind::Unknown => invoke::by_header(call, blocks).await,
+        #[cfg(feature = "crypto")]
+        Kind::Crypto => super::crypto::put(call, blocks, route.name, route.rest).await,
         absent => absent::answer(&call.app, absent, route.name),
     }
 }

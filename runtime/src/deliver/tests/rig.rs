@@ -168,6 +168,8 @@ impl Rig {
             bindings: std::sync::Arc::new(crate::blocks::bindings::Bindings::new(
                 Default::default(),
             )),
+            #[cfg(feature = "crypto")]
+            crypto: crate::blocks::crypto::Crypto::new(Default::default()),
             invoke: Invocation::new(apps.clone(), Vec::new()),
             apps,
             shown: Vec::new(),

@@ -107,6 +107,22 @@ pub static INPUT_BINDING_LATENCY: Family<Histogram> = Family::new(
     &["app_id", "component", "namespace", "success"],
 );
 
+/// Calls to crypto providers.
+#[cfg(feature = "crypto")]
+pub static CRYPTO_COUNT: Family<Counter> = Family::new(
+    "dapr_component_crypto_count",
+    "Calls to crypto providers",
+    &["app_id", "component", "namespace", "operation", "success"],
+);
+
+/// How long crypto providers took.
+#[cfg(feature = "crypto")]
+pub static CRYPTO_LATENCY: Family<Histogram> = Family::new(
+    "dapr_component_crypto_latencies",
+    "Time of a call to a crypto provider in milliseconds",
+    &["app_id", "component", "namespace", "operation", "success"],
+);
+
 /// Messages published.
 pub static PUBSUB_EGRESS_COUNT: Family<Counter> = Family::new(
     "dapr_component_pubsub_egress_count",
@@ -296,6 +312,10 @@ pub fn write_all(out: &mut String) {
     OUTPUT_BINDING_LATENCY.write(out);
     INPUT_BINDING_COUNT.write(out);
     INPUT_BINDING_LATENCY.write(out);
+    #[cfg(feature = "crypto")]
+    CRYPTO_COUNT.write(out);
+    #[cfg(feature = "crypto")]
+    CRYPTO_LATENCY.write(out);
     PUBSUB_EGRESS_COUNT.write(out);
     PUBSUB_EGRESS_LATENCY.write(out);
     PUBSUB_EGRESS_BULK_COUNT.write(out);

@@ -85,6 +85,8 @@ impl Door {
             bindings: std::sync::Arc::new(crate::blocks::bindings::Bindings::new(
                 Default::default(),
             )),
+            #[cfg(feature = "crypto")]
+            crypto: crate::blocks::crypto::Crypto::new(Default::default()),
             invoke: Invocation::new(apps.clone(), endpoints),
             apps,
             shown: Vec::new(),

@@ -92,6 +92,8 @@ async fn serve_with(limits: Limits, token: Option<&str>) -> Served {
         configuration: crate::blocks::configuration::Configuration::new(Default::default()),
         locks: crate::blocks::lock::Locks::new(Default::default()),
         bindings: std::sync::Arc::new(crate::blocks::bindings::Bindings::new(Default::default())),
+        #[cfg(feature = "crypto")]
+        crypto: crate::blocks::crypto::Crypto::new(Default::default()),
         invoke: Invocation::new(apps, Vec::new()),
         shown: Vec::new(),
         endpoints: Vec::new(),
