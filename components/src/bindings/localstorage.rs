@@ -25,6 +25,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use confined::Root;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -91,10 +92,13 @@ fn act(root: &Root, request: &Request) -> Result<Option<Bytes>> {
         "create" => {
             let name = name.map_or_else(env::uuid, str::to_owned);
             root.create(&name, &decoded(&request.data))?;
-            json(&std::collections::BTreeMap::from([("fileName", name)]))
+            Ok(Some(json!({ "fileName": name }).to_string().into()))
         }
         "get" => root.get(named()?).map(|bytes| Some(bytes.into())),
-        "list" => json(&root.list(name.unwrap_or("."))?),
+        "list" => {
+            let files = root.list(name.unwrap_or("."))?;
+            Ok(Some(Value::from(files).to_string().into()))
+        }
         "delete" => root.delete(named()?).map(|()| None),
         other => {
             let message = format!("localstorage has no operation {other}");
@@ -103,15 +107,13 @@ fn act(root: &Root, request: &Request) -> Result<Option<Bytes>> {
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<Option<Bytes>> {
-    let text = serde_json::to_vec(value);
-    let text = text.map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
-    Ok(Some(text.into()))
-}
-
 /// Text without its quotes, base64 as what it encodes, anything else as it is.
 fn decoded(data: &Bytes) -> Bytes {
-    let text = serde_json::from_slice::<String>(data).map_or_else(|_| data.clone(), Bytes::from);
+    let text = data.starts_with(b"\"").then(|| serde_json::from_slice(data));
+    let text = match text {
+        Some(Ok(Value::String(text))) => Bytes::from(text),
+        _ => data.clone(),
+    };
     STANDARD.decode(&text).map_or(text, Bytes::from)
 }
 

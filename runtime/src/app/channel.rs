@@ -47,6 +47,8 @@ pub enum CallError {
     Unreachable(String),
     /// The connection broke before the answer was complete: the app may have seen the request.
     Broken(String),
+    /// The answer has this status and more than so many bytes.
+    TooLarge(StatusCode, usize),
     /// The time allowed has passed.
     Timeout,
 }
@@ -57,6 +59,9 @@ impl fmt::Display for CallError {
             CallError::Unhealthy => f.write_str("app is not in a healthy state"),
             CallError::Unreachable(why) | CallError::Broken(why) => {
                 write!(f, "the app did not answer: {why}")
+            }
+            CallError::TooLarge(_, bytes_max) => {
+                write!(f, "the answer is larger than {bytes_max} bytes")
             }
             CallError::Timeout => f.write_str("the app did not answer in time"),
         }
@@ -133,7 +138,7 @@ impl Channel {
     }
 
     /// [`call`](Channel::call) for an answer that is read whole, all within `timeout`. An answer of
-    /// more than `body_bytes_max` bytes counts as broken.
+    /// more than `body_bytes_max` bytes is `TooLarge`.
     pub async fn call_whole(
         &self,
         request: Request<Body>,
@@ -179,12 +184,16 @@ impl Channel {
 /// Largest body of a health check's answer; nobody reads it, but the connection is kept.
 const PROBE_BODY_BYTES_MAX: usize = 16 << 10;
 
-async fn whole(answer: Response<Body>, bytes_max: usize) -> Result<Response<Bytes>, CallError> {
+/// Reads the whole of an answer.
+pub(crate) async fn whole(
+    answer: Response<Body>,
+    bytes_max: usize,
+) -> Result<Response<Bytes>, CallError> {
     let (head, body) = answer.into_parts();
     match Limited::new(body, bytes_max).collect().await {
         Ok(body) => Ok(Response::from_parts(head, body.to_bytes())),
         Err(error) if error.is::<LengthLimitError>() => {
-            Err(CallError::Broken(format!("its answer is larger than {bytes_max} bytes")))
+            Err(CallError::TooLarge(head.status, bytes_max))
         }
         Err(error) => Err(CallError::Broken(format!("its answer broke off: {error}"))),
     }

@@ -16,7 +16,6 @@ use pillion_components::pubsub::QueueStatus;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const INVOKE: Code = Code::plain("ERR_INVOKE_OUTPUT_BINDING", 500, Grpc::Internal);
@@ -131,12 +130,13 @@ impl Bindings {
 
     /// Lets every binding finish what it does by itself, within `limit`. Whether all could.
     pub async fn rest(&self, limit: Duration) -> bool {
-        let outputs = self.bindings.all().filter_map(|one| one.component.output.clone());
-        let mut resting = JoinSet::new();
-        for output in outputs {
-            resting.spawn(async move { output.rest().await });
-        }
-        timeout(limit, async { while resting.join_next().await.is_some() {} }).await.is_ok()
+        let outputs = self.bindings.all().filter_map(|one| one.component.output.as_ref());
+        let resting = async {
+            for output in outputs {
+                output.rest().await;
+            }
+        };
+        timeout(limit, resting).await.is_ok()
     }
 
     /// The queues before output bindings, by the binding's name.

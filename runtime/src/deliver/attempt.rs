@@ -127,7 +127,9 @@ impl Feed {
                 Err(CallError::Unhealthy) => Verdict::Away("it is not healthy".to_owned()),
                 Err(CallError::Unreachable(text)) => Verdict::Away(text),
                 // It may be this message that the app breaks on: that counts.
-                Err(CallError::Broken(_)) => Verdict::Retry(Status::Word("broken")),
+                Err(CallError::Broken(_) | CallError::TooLarge(..)) => {
+                    Verdict::Retry(Status::Word("broken"))
+                }
                 Err(CallError::Timeout) => Verdict::Retry(Status::Word("timeout")),
             }
         };

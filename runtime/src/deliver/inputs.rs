@@ -18,7 +18,6 @@ use crate::observe::metrics::families::{
 };
 use crate::observe::trace::TraceContext;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use pillion_components::backoff::Backoff;
@@ -28,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, warn};
 
 /// Largest answer to a probe or an event that is read, so that the connection can be kept. Nobody
@@ -103,9 +102,13 @@ async fn is_wanted(
     let json = HeaderValue::from_static("application/json");
     request.headers_mut().insert(CONTENT_TYPE, json);
     let (app_id, binding) = (&*app.id, &*input.name);
-    match channel.call_whole(request, timeout, ANSWER_BYTES_MAX).await {
-        Ok(answer) => {
-            let status = answer.status();
+    let answer = channel.call_whole(request, timeout, ANSWER_BYTES_MAX).await;
+    let status = match answer {
+        Err(CallError::TooLarge(status, _)) => Ok(status),
+        other => other.map(|answer| answer.status()),
+    };
+    match status {
+        Ok(status) => {
             let wanted = status.is_success() || status == StatusCode::METHOD_NOT_ALLOWED;
             if !wanted {
                 let status = status.as_u16();
@@ -247,26 +250,22 @@ impl Feed {
     }
 
     async fn attempt(&self, event: &Event) -> Taken {
-        let answer = async {
-            match self.channel.call(self.request(event)).await {
-                Ok(response) => {
-                    let status = response.status();
-                    // For the connection's sake only; what breaks it off does not count.
-                    let _ = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-                    match status.is_success() {
-                        true => Taken::Yes,
-                        false => Taken::No(format!("it answered {}", status.as_u16())),
-                    }
-                }
-                Err(error @ (CallError::Unhealthy | CallError::Unreachable(_))) => {
-                    Taken::Away(error.to_string())
-                }
-                // It may be this event that the app breaks on.
-                Err(error) => Taken::No(error.to_string()),
+        let request = self.request(event);
+        let answer = self.channel.call_whole(request, ANSWER_TIMEOUT, ANSWER_BYTES_MAX).await;
+        let status = match answer {
+            Ok(answer) => answer.status(),
+            // Nobody wants to know what it says.
+            Err(CallError::TooLarge(status, _)) => status,
+            Err(error @ (CallError::Unhealthy | CallError::Unreachable(_))) => {
+                return Taken::Away(error.to_string());
             }
+            // It may be this event that the app breaks on.
+            Err(error) => return Taken::No(error.to_string()),
         };
-        let late = || Taken::No(format!("no answer within {ANSWER_TIMEOUT:?}"));
-        timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| late())
+        match status.is_success() {
+            true => Taken::Yes,
+            false => Taken::No(format!("it answered {}", status.as_u16())),
+        }
     }
 
     fn request(&self, event: &Event) -> Request<Body> {

@@ -46,12 +46,20 @@ impl Root {
     pub(super) fn open(path: PathBuf) -> Result<Self> {
         let handle = OwnedFd::from(File::open(&path)?);
         let root = Self { path, handle };
-        let unfinished = root.path.join(UNFINISHED);
-        // A folder of ours; the standard library follows no links in it.
-        match std::fs::remove_dir_all(&unfinished) {
+        match root.clear_unfinished() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(root),
         }
+    }
+
+    fn clear_unfinished(&self) -> io::Result<()> {
+        let unfinished = self.folder(&[UNFINISHED], false)?;
+        for entry in entries(&unfinished)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                unlink(&unfinished, &name, 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes a file and its folders; durable when it returns.
@@ -125,6 +133,7 @@ impl Root {
                 format!("more than {LIST_FILES_MAX} files below {}: name a folder", name.path);
             return Err(Error::new(Kind::TooLarge, message));
         }
+        files.sort();
         Ok(files)
     }
 
@@ -134,28 +143,20 @@ impl Root {
         parts: &mut Vec<String>,
         files: &mut Vec<String>,
     ) -> io::Result<()> {
-        // The kernel's name for a handle.
-        let entries = std::fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))?;
-        let mut found = Vec::new();
-        for entry in entries {
+        for entry in entries(folder)? {
             let entry = entry?;
             let kind = entry.file_type()?;
             // Names that are no text cannot be asked for.
-            if let Ok(name) = entry.file_name().into_string() {
-                found.push((name, kind));
-            }
-            if found.len() + files.len() > LIST_FILES_MAX {
-                break;
-            }
-        }
-        found.sort_unstable_by(|left, right| left.0.cmp(&right.0));
-        for (name, kind) in found {
+            let Ok(name) = entry.file_name().into_string() else { continue };
             if parts.is_empty() && name == UNFINISHED {
                 continue;
             }
+            if files.len() > LIST_FILES_MAX {
+                break;
+            }
             if kind.is_file() {
                 files.push(self.shown(parts.iter().map(String::as_str).chain([&*name])));
-            } else if kind.is_dir() && parts.len() < DEPTH_MAX && files.len() <= LIST_FILES_MAX {
+            } else if kind.is_dir() && parts.len() < DEPTH_MAX {
                 match open_at(folder, &name, FOLDER) {
                     Ok(below) => {
                         parts.push(name);
@@ -263,6 +264,11 @@ fn open_at(folder: &OwnedFd, part: &str, flags: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel just made it, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What is in a folder, by the kernel's name for its handle.
+fn entries(folder: &OwnedFd) -> io::Result<std::fs::ReadDir> {
+    std::fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))
 }
 
 /// Another may have made it meanwhile, which is as well.

@@ -17,13 +17,20 @@ pub(super) fn members<'a>(
     if is_null(object) {
         return Ok(());
     }
-    let mut deserializer = serde_json::Deserializer::from_str(object.get());
-    deserializer.deserialize_map(Members(&mut member))
+    each(object, &mut member)
 }
 
-struct Members<'f, F>(&'f mut F);
+/// One copy of the parser for all callers.
+fn each<'a>(object: &'a RawValue, member: &mut Member<'_, 'a>) -> Result<(), Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(object.get());
+    deserializer.deserialize_map(Members(member))
+}
 
-impl<'a, F: FnMut(&str, &'a RawValue) -> Result<(), Error>> Visitor<'a> for Members<'_, F> {
+type Member<'f, 'a> = dyn FnMut(&str, &'a RawValue) -> Result<(), Error> + 'f;
+
+struct Members<'m, 'f, 'a>(&'m mut Member<'f, 'a>);
+
+impl<'a> Visitor<'a> for Members<'_, '_, 'a> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -252,7 +252,7 @@ async fn an_answer_over_the_limit_is_refused() {
     let app = FakeApp::always(200, "0123456789").await;
     let channel = Channel::new(app.plan("orders"));
     let error = channel.call_whole(get("/"), SOON, 9).await.unwrap_err();
-    assert_eq!(error, CallError::Broken("its answer is larger than 9 bytes".into()));
+    assert_eq!(error, CallError::TooLarge(StatusCode::OK, 9));
     assert!(channel.call_whole(get("/"), SOON, 10).await.is_ok());
 }
 

@@ -1,11 +1,11 @@
 //! The HTTP client that components are lent: the connections of service invocation.
 
 use super::outside::{Host, Url};
-use crate::app::channel::CallError;
 use crate::app::channel::tls::Tls;
+use crate::app::channel::{CallError, whole};
 use crate::body::Body;
 use async_trait::async_trait;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::Bytes;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
@@ -53,12 +53,14 @@ impl HttpClient for Client {
         let (timeout, bytes_max) = (request.timeout, request.answer_bytes_max);
         let request = self.request(request)?;
         let exchange = async {
-            let answer = self.host.pool.send(request).await.map_err(|error| failed(&error))?;
+            let answer = self.host.pool.send(request).await?;
             whole(answer, bytes_max).await
         };
-        tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| {
-            Err(Error::new(Kind::Timeout, format!("no answer within {timeout:?}")))
-        })
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(Ok(answer)) => Ok(told(answer)),
+            Ok(Err(error)) => Err(failed(&error)),
+            Err(_) => Err(Error::new(Kind::Timeout, format!("no answer within {timeout:?}"))),
+        }
     }
 }
 
@@ -96,40 +98,36 @@ fn failed(error: &CallError) -> Error {
         CallError::Unreachable(text) | CallError::Broken(text) => {
             Error::new(Kind::Unavailable, text.clone())
         }
+        CallError::TooLarge(..) => Error::new(Kind::TooLarge, error.to_string()),
         CallError::Unhealthy => Error::new(Kind::Unavailable, error.to_string()),
     }
 }
 
-async fn whole(answer: Response<Body>, bytes_max: usize) -> Result<HttpAnswer> {
+fn told(answer: Response<Bytes>) -> HttpAnswer {
     let (head, body) = answer.into_parts();
-    let body = match Limited::new(body, bytes_max).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let message = format!("the answer is larger than {bytes_max} bytes");
-            return Err(Error::new(Kind::TooLarge, message));
-        }
-        Err(error) => {
-            return Err(Error::new(Kind::Unavailable, format!("the answer broke off: {error}")));
-        }
-    };
     let own = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
     let reason = match own {
         Some(words) => String::from_utf8_lossy(words).into_owned(),
         None => head.status.canonical_reason().unwrap_or_default().to_owned(),
     };
-    Ok(HttpAnswer { status: head.status.as_u16(), reason, headers: told(&head.headers), body })
+    let mut headers = Vec::with_capacity(head.headers.len());
+    for name in head.headers.keys() {
+        // The length stays: of an answer to `HEAD` it is news.
+        if name.as_str() == "content-length" || !CONNECTION.contains(&name.as_str()) {
+            headers.push((name.to_string(), joined(&head.headers, name)));
+        }
+    }
+    HttpAnswer { status: head.status.as_u16(), reason, headers, body }
 }
 
-/// Headers for the caller. The length stays: for an answer to `HEAD` it is news.
-fn told(headers: &HeaderMap) -> Vec<(String, String)> {
-    let names = headers.keys().filter(|name| {
-        let name = name.as_str();
-        name == "content-length" || !CONNECTION.contains(&name)
-    });
-    let joined = |name: &HeaderName| {
-        let values = headers.get_all(name).iter();
-        let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
-        (name.to_string(), values.collect::<Vec<_>>().join(", "))
-    };
-    names.map(joined).collect()
+/// The values of one header.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
+    let mut text = String::new();
+    for value in headers.get_all(name) {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push_str(&String::from_utf8_lossy(value.as_bytes()));
+    }
+    text
 }
