@@ -123,15 +123,6 @@ fn a_component_is_read_with_every_kind_of_value() {
     }
 }
 
-/// With the feature it is a component like others.
-#[cfg(not(feature = "crypto"))]
-#[test]
-fn a_crypto_component_needs_a_build_with_cryptography() {
-    let (_, problems, _) = read(Form::Run, &component("vault", "crypto.dapr.localstorage", ""));
-    assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(problems[0].contains(pillion_components::WITHOUT_CRYPTO), "{problems:?}");
-}
-
 #[test]
 fn bad_components_are_told_with_their_line() {
     let c = component;

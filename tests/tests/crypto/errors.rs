@@ -152,7 +152,7 @@ async fn a_changed_header_is_never_accepted() {
             let place = below(bad.len());
             match below(4) {
                 0 => bad[place] ^= 1 << below(8),
-                1 => drop(bad.remove(place)),
+                1 if bad.len() > 1 => drop(bad.remove(place)),
                 2 => bad.insert(place, b"\n\"{}[]:,0=\0\xff"[below(12)]),
                 _ => bad.truncate(place.max(1)),
             }
