@@ -256,5 +256,17 @@ fn serve(
 /// What this build is, in one line. An update reads it of the binary that it brings.
 fn build_info() -> String {
     let (version, arch, formats) = (version(), std::env::consts::ARCH, Formats::here());
-    format!("pillion {version} (Dapr API {DAPR_VERSION}, {arch}, storage format {formats})\n")
+    let features = [
+        ("tls", cfg!(feature = "tls")),
+        ("http2", cfg!(feature = "http2")),
+        ("doctor", cfg!(feature = "doctor")),
+        ("crypto", cfg!(feature = "crypto")),
+    ];
+    let mut with = String::from("with state, pub/sub, MQTT");
+    features.iter().filter(|(_, is_there)| *is_there).for_each(|(name, _)| {
+        let _ = write!(with, ", {name}");
+    });
+    format!(
+        "pillion {version} (Dapr API {DAPR_VERSION}, {arch}, {with}; storage format {formats})\n"
+    )
 }

@@ -313,6 +313,13 @@ pub fn command<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Comma
     command
 }
 
+/// Whether the binary was built with a feature: it says so itself.
+pub fn has_feature(name: &str) -> bool {
+    let output = command(["version"]).output().expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.split([',', ';', '(']).any(|word| word.trim() == name)
+}
+
 /// Figures are promised of the release build, run by the machine itself; others only print them.
 pub fn is_measured() -> bool {
     under().is_empty() && binary().components().any(|part| part.as_os_str() == "release")

@@ -8,7 +8,8 @@
 //! tree, or fails. The ballast is made again when there is room.
 //!
 //! A clean stop gives free pages at the end of the tree back to the filesystem; the next start
-//! makes the ballast of them. Where a filesystem cannot reserve blocks all this is best effort.
+//! makes the ballast of them. Where a filesystem compresses, or does not overwrite in place, all this
+//! is best effort.
 
 use super::checkpoint::{self, Exact, STEP_REMOVALS};
 use super::disk::Disk;

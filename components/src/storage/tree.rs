@@ -141,7 +141,10 @@ impl Tree {
     /// durable is gone. With `grow` the file becomes larger meanwhile, if there is room: redb takes
     /// a file that is longer than it left it. Answers whether it did.
     pub(super) fn reopen(&self, grow: bool) -> Result<bool> {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        self.open_again(&mut self.database.write().unwrap_or_else(PoisonError::into_inner), grow)
+    }
+
+    fn open_again(&self, database: &mut Option<Database>, grow: bool) -> Result<bool> {
         *database = None;
         self.reopened.fetch_add(1, Ordering::Relaxed);
         let has_grown = grow && self.grow();
@@ -178,27 +181,25 @@ impl Tree {
         key: &[u8],
         read: impl Fn(&[u8]) -> Result<T>,
     ) -> Result<Option<T>> {
-        match self.try_state(table, key, &read) {
-            Err(error) if error.kind() == Kind::Unavailable => {
-                self.reopen(false)?;
-                self.try_state(table, key, &read)
-            }
-            found => found,
-        }
-    }
-
-    fn try_state<T>(
-        &self,
-        table: u32,
-        key: &[u8],
-        read: impl Fn(&[u8]) -> Result<T>,
-    ) -> Result<Option<T>> {
-        self.with(|database| {
+        let read = |database: &Database| {
             let transaction = database.begin_read().map_err(wrong)?;
             let states = transaction.open_table(STATE).map_err(wrong)?;
             let found = states.get(&*state_key(table, key)).map_err(wrong)?;
             found.map(|record| read(record.value())).transpose()
-        })
+        };
+        match self.with(read) {
+            Err(error) if error.kind() == Kind::Unavailable => {}
+            found => return found,
+        }
+        // Read under the lock: the next write may fail as well.
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        match database.as_ref().map(read) {
+            Some(Err(error)) if error.kind() == Kind::Unavailable => {}
+            None => {}
+            Some(found) => return found,
+        }
+        self.open_again(&mut database, false)?;
+        database.as_ref().map_or(Ok(None), read)
     }
 
     /// Visits state records whose key is above `after` and begins with `prefix`, while `visit`

@@ -45,18 +45,16 @@ struct Run {
     next: u64,
     /// All values are as large, and each has its own key; 0 for any size.
     fixed_bytes: u64,
-    is_lazy: bool,
     story: Vec<String>,
 }
 
 impl Run {
     /// With a log that is whole, and somebody who is away.
-    async fn start(disk: SimDisk, is_lazy: bool, mut random: Random) -> Self {
+    async fn start(disk: SimDisk, mut random: Random) -> Self {
         let fixed_bytes = [0, 0, 3000, 9000, VALUE_BYTES_MAX, 60_000][random.below(6) as usize];
         let storage = Some(open(&disk));
         let (values, queue, story) = Default::default();
-        let run =
-            Self { disk, storage, random, values, queue, next: 0, fixed_bytes, is_lazy, story };
+        let run = Self { disk, storage, random, values, queue, next: 0, fixed_bytes, story };
         let (storage, _, stream) = run.parts();
         apply(storage, |batch| batch.set_consumer(stream, &consumer("c", "#", 0)))
             .await
@@ -229,8 +227,8 @@ impl Run {
 
     async fn check(&self) {
         let (storage, table, stream) = self.parts();
-        // Where room can be reserved, the tree finds its pages whatever else is on the disk.
-        assert!(self.is_lazy || self.disk.holes("tree.redb") == 0, "{:?}", self.story);
+        // The tree finds its pages whatever else is on the disk.
+        assert!(self.disk.holes("tree.redb") == 0, "{:?}", self.story);
         for (key, value) in &self.values {
             let found = storage.get(table, key.as_bytes()).expect("get");
             let found = found.unwrap_or_else(|| panic!("{key} is lost: {:?}", self.story));
@@ -290,7 +288,7 @@ async fn orders(is_lazy: bool, seeds: u64) {
         let log = 4 * SEGMENT_BYTES as usize;
         let room = (2 << 20) + random.below(6 << 20) as usize;
         disk.set_capacity(Some(log + (1 << 20) + room));
-        let mut run = Run::start(disk, is_lazy, random).await;
+        let mut run = Run::start(disk, random).await;
         run.story.push(format!("PILLION_SEED={seed}, {} KiB for the tree", room >> 10));
         for _ in 0..2 + run.random.below(3) {
             run.round().await;
@@ -306,8 +304,7 @@ async fn a_full_disk_heals_in_any_order_of_events() {
     orders(false, 12).await;
 }
 
-/// A filesystem that cannot reserve room: best effort, which is enough as long as nobody else takes
-/// the room that there was when the tree grew.
+/// A filesystem that cannot reserve room: what is for the tree is written.
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_that_cannot_reserve_heals() {
     orders(true, 6).await;
@@ -319,7 +316,7 @@ async fn all_of_a_disk_is_used() {
     let disk = SimDisk::default();
     let room = 11 << 20;
     disk.set_capacity(Some(4 * SEGMENT_BYTES as usize + (1 << 20) + room));
-    let mut run = Run::start(disk, false, Random::new(1)).await;
+    let mut run = Run::start(disk, Random::new(1)).await;
     run.fixed_bytes = 3000;
     run.fill().await;
     let bytes: usize = run.values.values().map(Vec::len).sum();

@@ -6,18 +6,32 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Makes a file longer with room for all of it. Where nothing can be reserved, there must at least
-/// be enough just now.
+/// Makes a file longer with room for all of it. Where nothing can be reserved it is written.
 pub(super) fn reserve(disk: &dyn Disk, file: &dyn DiskFile, len: u64) -> io::Result<()> {
     match file.reserve(len) {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-            if disk.room()? < len.saturating_sub(file.len()?) {
+            let before = file.len()?;
+            if disk.room()? < len.saturating_sub(before) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            file.set_len(len)
+            let written = write_zeros(file, before, len);
+            if written.is_err() {
+                file.set_len(before)?;
+            }
+            written
         }
         result => result,
     }
+}
+
+fn write_zeros(file: &dyn DiskFile, mut from: u64, end: u64) -> io::Result<()> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    while from < end {
+        let len = (end - from).min(ZEROS.len() as u64);
+        file.write_all_at(ZEROS.get(..len as usize).unwrap_or(&ZEROS), from)?;
+        from += len;
+    }
+    Ok(())
 }
 
 /// redb on our seam.
