@@ -49,6 +49,15 @@ impl Body for Pattern {
 
 /// Sends a body as a stream and gives the answer's head once it is there.
 async fn stream(pillion: &Pillion, request: Request, body: Sent) -> Response<Incoming> {
+    try_stream(pillion, request, body).await.expect("an answer")
+}
+
+/// The same where the connection may be broken off while the body is still on its way.
+async fn try_stream(
+    pillion: &Pillion,
+    request: Request,
+    body: Sent,
+) -> hyper::Result<Response<Incoming>> {
     let tcp = TcpStream::connect(("127.0.0.1", pillion.port)).await.expect("a connection");
     let handshake = http1::handshake(TokioIo::new(tcp)).await;
     let (mut client, connection): (SendRequest<Sent>, _) = handshake.expect("HTTP");
@@ -59,7 +68,7 @@ async fn stream(pillion: &Pillion, request: Request, body: Sent) -> Response<Inc
         head = head.header(name, value);
     }
     let request = head.header("host", "localhost").body(body).expect("a request");
-    client.send_request(request).await.expect("an answer")
+    client.send_request(request).await
 }
 
 /// Reads until the end, whichever it is.
@@ -181,8 +190,10 @@ async fn what_was_changed_on_the_way_breaks_the_stream() {
         ("the first segment changed", at_once, 0),
     ] {
         for (way, body) in [("whole", whole(bad.clone())), ("chunked", chunked(bad))] {
-            let answer = stream(&pillion, request("decrypt", &[]), body);
-            let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer");
+            let answer = try_stream(&pillion, request("decrypt", &[]), body);
+            let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an end");
+            // Broken off before the client has read anything is broken off as well.
+            let Ok(answer) = answer else { continue };
             assert_eq!(answer.status(), 200, "{what}, {way}");
             let (read, complete) = drain(answer.into_body()).await;
             assert!(!complete, "{what}, {way}: a clean end after {} bytes", read.len());
