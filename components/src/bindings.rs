@@ -22,6 +22,8 @@
 //! - `route` (the component's name): the app's path for events;
 //! - `queue`, `queueBytesMax`, `queueAgeMax`, `queueOverflow`, `queueRetriesMax`: see [`queued`].
 
+#![cfg_attr(not(feature = "bindings"), allow(dead_code, reason = "no row names it"))]
+
 pub mod cron;
 pub mod http;
 pub mod localstorage;
@@ -228,6 +230,7 @@ pub struct Row {
 }
 
 /// The bindings there are. A type that needs a crate of its own has its row behind its feature.
+#[cfg(feature = "bindings")]
 pub const CATALOGUE: &[Row] = &[
     Row { type_name: "bindings.cron", directions: Directions::INPUT, open: cron::open },
     Row { type_name: "bindings.http", directions: Directions::OUTPUT, open: http::open },
@@ -239,6 +242,10 @@ pub const CATALOGUE: &[Row] = &[
     Row { type_name: "bindings.mqtt3", directions: Directions::BOTH, open: mqtt3::open },
     Row { type_name: "bindings.mqtt", directions: Directions::BOTH, open: mqtt3::open },
 ];
+
+/// A build without the feature `bindings` has none.
+#[cfg(not(feature = "bindings"))]
+pub const CATALOGUE: &[Row] = &[];
 
 impl Row {
     /// Opens a binding of this type with its settings, and the queue before it if it has one.

@@ -260,6 +260,7 @@ fn build_info() -> String {
         ("tls", cfg!(feature = "tls")),
         ("http2", cfg!(feature = "http2")),
         ("doctor", cfg!(feature = "doctor")),
+        ("bindings", cfg!(feature = "bindings")),
         ("crypto", cfg!(feature = "crypto")),
     ];
     let mut with = String::from("with state, pub/sub, MQTT");
