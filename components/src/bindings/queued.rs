@@ -11,8 +11,9 @@
 //! Calls leave one after the other in their order, and each is deleted after the target took it.
 //! While the target is away the first is tried again, with waits from [`PAUSE_MIN`] doubled up to
 //! [`PAUSE_MAX`], and is never given up but by the ends of the queue. A stop waits for the call
-//! under way. A crash sends again at most that call and those taken in the last second before it;
-//! the metadata `Idempotency-Key`, which HTTP carries as a header, is the same in each.
+//! under way. A crash sends again at most that call and those taken since the last commit, which is
+//! at most 10 seconds before it; the metadata `Idempotency-Key`, which HTTP carries as a header, is
+//! the same in each.
 
 use super::{Answer, Failure, OutputBinding, Request};
 use crate::backoff::Backoff;
