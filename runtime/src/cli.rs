@@ -80,7 +80,7 @@ pub struct Doctor {
     pub dir: PathBuf,
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
-    /// Where `pillion serve` would store in this environment if neither flag nor resource says.
+    /// Where the service stores if neither flag nor resource says.
     pub default_data_dir: Option<PathBuf>,
     /// One JSON document instead of lines.
     pub json: bool,

@@ -14,9 +14,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Where the service stores: the `StateDirectory` of its unit.
-const SERVICE_DATA_DIR: &str = "/var/lib/pillion";
-
 /// Where metrics are if nobody says, as in `pillion serve`.
 const METRICS_PORT: u16 = 9090;
 
@@ -189,13 +186,8 @@ fn read(asked: &Doctor, env: &dyn Fn(&str) -> Option<String>) -> (Plan, Vec<Stri
     (plan, problems, warnings)
 }
 
-/// Where the data is: as `pillion serve` has it, but in a shell the service's own directory comes
-/// before the user's.
+/// Where the data is: a flag, the Gateway, or where the service stores.
 fn data_dir(asked: &Doctor, plan: &Plan) -> Option<PathBuf> {
     let named = asked.data_dir.clone().or_else(|| plan.gateway.storage.data_dir.clone());
-    let service = || {
-        let in_shell = std::env::var_os("STATE_DIRECTORY").is_none();
-        Some(PathBuf::from(SERVICE_DATA_DIR)).filter(|dir| in_shell && dir.is_dir())
-    };
-    named.or_else(service).or_else(|| asked.default_data_dir.clone())
+    named.or_else(|| asked.default_data_dir.clone())
 }
